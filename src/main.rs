@@ -1,1 +1,78 @@
-fn main(){}
+//! The execution client of job-orchestrator for edge hosts. Only this file sets exit codes: 0 for a good end, 1 for a
+//! failure of the system or of what was asked, 2 for a mistake in the settings.
+
+mod api;
+mod archive;
+mod clean;
+mod cli;
+mod client;
+mod data_path;
+mod disk;
+mod health_probe;
+mod http;
+mod load;
+mod log;
+mod payload;
+mod rlimit;
+mod runner;
+mod settings;
+mod store;
+mod sys;
+mod upload;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use cli::Command;
+use client::{End, StartError};
+use settings::Settings;
+
+const FAILED: u8 = 1;
+const BAD_SETTING: u8 = 2;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Client(flags)) => with_settings(&flags, client),
+        Ok(Command::Health(flags)) => with_settings(&flags, health),
+        Ok(Command::Help) => print(&cli::help()),
+        Ok(Command::Version) => print(concat!("job-orchestrator ", env!("CARGO_PKG_VERSION"), " (client)\n")),
+        Err(message) => complain(BAD_SETTING, &message),
+    }
+}
+
+fn with_settings(flags: &[(String, std::ffi::OsString)], command: fn(&Settings) -> ExitCode) -> ExitCode {
+    match Settings::read(flags) {
+        Ok(settings) => command(&settings),
+        Err(error) => complain(BAD_SETTING, &error.to_string()),
+    }
+}
+
+fn client(settings: &Settings) -> ExitCode {
+    log::init(settings.log_level, settings.log_format);
+    match client::run(settings) {
+        Ok(End::Drained) => ExitCode::SUCCESS,
+        Ok(End::Aborted) => ExitCode::from(FAILED),
+        Err(StartError::Setting(message)) => complain(BAD_SETTING, &message),
+        Err(StartError::System(message)) => complain(FAILED, &message),
+    }
+}
+
+fn health(settings: &Settings) -> ExitCode {
+    match health_probe::ask(settings) {
+        Ok(()) => print("ok\n"),
+        Err(message) => complain(FAILED, &message),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn complain(code: u8, message: &str) -> ExitCode {
+    // If standard error is gone, the exit code has to do.
+    let _ = writeln!(std::io::stderr().lock(), "job-orchestrator: {message}");
+    ExitCode::from(code)
+}

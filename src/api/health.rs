@@ -1,0 +1,46 @@
+//! `GET /health`: whether the client can do its work. A busy or stopping client is healthy; one that cannot store or
+//! start a payload is not.
+
+use std::time::Duration;
+
+use miniserde::Serialize;
+
+use super::Api;
+use crate::http::Response;
+
+/// Starting or ending a payload takes milliseconds; a runner that is at it for so long hangs.
+const RUNNER_STUCK: Duration = Duration::from_secs(10);
+
+#[derive(Serialize)]
+struct Report<'a> {
+    status: &'a str,
+    database: &'a str,
+    data_path: &'a str,
+    runner: &'a str,
+    version: &'a str,
+    draining: bool,
+    waiting: u32,
+    running: u32,
+}
+
+pub(super) fn get(api: &Api) -> Response {
+    let counts = api.store.counts();
+    let database = counts.as_ref().err().map(ToString::to_string);
+    let data_path = api.data_path.trouble();
+    let stuck = api.runner.stuck_for();
+    let runner =
+        (stuck > RUNNER_STUCK).then(|| format!("it has been at one piece of work for {} s", stuck.as_secs()));
+    let is_well = database.is_none() && data_path.is_none() && runner.is_none();
+    let counts = counts.unwrap_or_default();
+    let report = Report {
+        status: if is_well { "ok" } else { "error" },
+        database: database.as_deref().unwrap_or("ok"),
+        data_path: data_path.as_deref().unwrap_or("ok"),
+        runner: runner.as_deref().unwrap_or("ok"),
+        version: env!("CARGO_PKG_VERSION"),
+        draining: api.is_draining(),
+        waiting: counts.waiting,
+        running: counts.running,
+    };
+    Response::json(if is_well { 200 } else { 503 }, miniserde::json::to_string(&report))
+}

@@ -1,0 +1,179 @@
+//! The routes: which request goes to which handler. One file per resource or verb beside this one.
+
+mod health;
+mod kill;
+mod load;
+mod ping;
+mod retrieve;
+mod submit;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::data_path::DataPath;
+use crate::disk::Disk;
+use crate::event;
+use crate::http::{HttpError, Method, Request, Response, Service};
+use crate::load::Load;
+use crate::payload::{Payload, PayloadId};
+use crate::runner::Runner;
+use crate::store::{Store, StoreError};
+
+/// What the handlers work with.
+pub struct Api {
+    /// The rows.
+    pub store: Store,
+    /// The processes.
+    pub runner: Runner,
+    /// The CPU sample.
+    pub load: Load,
+    /// Where payload directories are made.
+    pub data_path: DataPath,
+    /// Threads for what may block on a disk.
+    pub disk: Disk,
+    /// The most bytes of an upload's body.
+    pub max_upload: u64,
+    /// Set when the client stops: no new payload is taken.
+    pub draining: Arc<AtomicBool>,
+}
+
+/// A path that is known, with what its last segment says.
+#[derive(Debug, PartialEq)]
+enum Route<'p> {
+    Ping,
+    Health,
+    Load,
+    Submit,
+    Retrieve(&'p str),
+    RetrievePartial(&'p str),
+    Kill(&'p str),
+}
+
+impl<'p> Route<'p> {
+    fn of(path: &'p str) -> Option<Self> {
+        let mut segments = path.strip_prefix('/')?.split('/');
+        let route = match (segments.next()?, segments.next()) {
+            ("", None) => Self::Ping,
+            ("health", None) => Self::Health,
+            ("load", None) => Self::Load,
+            ("submit", None) => Self::Submit,
+            ("retrieve", Some(id)) => Self::Retrieve(id),
+            ("retrieve_partial", Some(id)) => Self::RetrievePartial(id),
+            ("kill", Some(id)) => Self::Kill(id),
+            _ => return None,
+        };
+        segments.next().is_none().then_some(route)
+    }
+
+    fn allows(&self) -> &'static str {
+        match self {
+            Self::Submit | Self::Kill(_) => "POST",
+            _ => "GET, HEAD",
+        }
+    }
+}
+
+impl Service for Api {
+    fn call(&self, request: Request<'_, '_>) -> Response {
+        self.answer(request).unwrap_or_else(Response::from)
+    }
+}
+
+impl Api {
+    fn answer(&self, request: Request<'_, '_>) -> Result<Response, HttpError> {
+        let Some(route) = Route::of(request.path) else {
+            return Err(HttpError::new(
+                404,
+                "no_such_route",
+                "There is nothing at this path; see the README for the routes.",
+            ));
+        };
+        match (request.method, route) {
+            (Method::Get, Route::Ping) => Ok(ping::get()),
+            (Method::Get, Route::Health) => Ok(health::get(self)),
+            (Method::Get, Route::Load) => Ok(load::get(self)),
+            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, self.find(id)?),
+            (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, &self.find(id)?),
+            (Method::Post, Route::Submit) => submit::post(self, request),
+            (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
+            (_, route) => Ok(Response::from(HttpError::new(
+                405,
+                "method_not_allowed",
+                format!("This path takes {} only.", route.allows()),
+            ))
+            .header("Allow", route.allows())),
+        }
+    }
+
+    fn find(&self, id: &str) -> Result<Payload, HttpError> {
+        self.store.get(parse_id(id)?)?.ok_or_else(unknown_id)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}
+
+/// Ids are whole numbers; anything else in their place is an id that nobody was given.
+fn parse_id(text: &str) -> Result<PayloadId, HttpError> {
+    let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_plain.then(|| text.parse().ok()).flatten().ok_or_else(unknown_id)
+}
+
+fn unknown_id() -> HttpError {
+    HttpError::new(
+        404,
+        "unknown_id",
+        "No payload has this id; it was never given by this client, or was forgotten after MAX_AGE.",
+    )
+}
+
+impl From<StoreError> for HttpError {
+    fn from(error: StoreError) -> Self {
+        event!(Error, "the store failed", error = error.to_string());
+        match error {
+            StoreError::IdsUsedUp => {
+                Self::new(503, "ids_used_up", "All payload ids are used up; restart the client.")
+            }
+            StoreError::Database(_) => {
+                Self::new(500, "store_failed", "The client's database failed; see its log.")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_routes_and_nowhere_else() {
+        assert_eq!(Route::of("/"), Some(Route::Ping));
+        assert_eq!(Route::of("/retrieve/7"), Some(Route::Retrieve("7")));
+        assert_eq!(Route::of("/retrieve_partial/7"), Some(Route::RetrievePartial("7")));
+        assert_eq!(Route::of("/kill/7"), Some(Route::Kill("7")));
+        for path in [
+            "",
+            "*",
+            "//",
+            "/x",
+            "/health/",
+            "/health/x",
+            "/submit/1",
+            "/retrieve",
+            "/retrieve/7/",
+            "/retrieve/7/x",
+            "/kill",
+        ] {
+            assert_eq!(Route::of(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_plain_numbers_are_ids() {
+        assert_eq!(parse_id("731094"), Ok(731_094));
+        for text in ["", "-1", "+1", "1.0", "99999999999", "0x1", "1 "] {
+            assert!(parse_id(text).is_err(), "{text}");
+        }
+    }
+}

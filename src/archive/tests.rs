@@ -1,0 +1,420 @@
+//! Tests of whole archives: real directories in, archives read back by rawzip, Info-ZIP and Python.
+//! Races that need a hand in the middle of a walk or of a file are tested beside `walk` and `content`.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use rawzip::ZipArchive;
+use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, mkdirat, mknodat, utimensat};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+use tempfile::{TempDir, tempdir};
+
+/// One entry as rawzip reads it back, CRC and sizes verified.
+pub(super) struct Entry {
+    pub mode: u32,
+    pub mtime_s: i64,
+    pub utf8: bool,
+    pub method: CompressionMethod,
+    pub data: Vec<u8>,
+}
+
+pub(super) fn read_back(zip: &[u8]) -> BTreeMap<Vec<u8>, Entry> {
+    let archive = ZipArchive::from_slice(zip).unwrap();
+    let mut entries = archive.entries();
+    let mut all = BTreeMap::new();
+    while let Some(record) = entries.next_entry().unwrap() {
+        let local = archive.get_entry(record.wayfinder()).unwrap();
+        assert_eq!(local.local_header().file_path().as_bytes(), record.file_path().as_bytes());
+        assert_eq!(local.local_header().flags(), record.flags());
+        let mut data = Vec::new();
+        if record.compression_method() == CompressionMethod::DEFLATE {
+            let inflate = flate2::bufread::DeflateDecoder::new(local.data());
+            local.verifying_reader(inflate).read_to_end(&mut data).unwrap();
+        } else {
+            local.verifying_reader(local.data()).read_to_end(&mut data).unwrap();
+        }
+        let rawzip::time::ZipDateTimeKind::Utc(mtime) = record.last_modified() else {
+            unreachable!("no extended timestamp");
+        };
+        let entry = Entry {
+            mode: record.mode().value(),
+            mtime_s: mtime.to_unix(),
+            utf8: record.flags().is_utf8(),
+            method: record.compression_method(),
+            data,
+        };
+        let twice = all.insert(record.file_path().as_bytes().to_vec(), entry);
+        assert!(twice.is_none(), "an entry is there twice");
+    }
+    assert_eq!(archive.entries_hint(), all.len() as u64);
+    all
+}
+
+fn zip(directory: &Path) -> (Summary, Vec<u8>) {
+    let spool = tempdir().unwrap();
+    let mut bytes = Vec::new();
+    let summary = write_zip(directory, spool.path(), &mut bytes).unwrap();
+    assert_eq!(summary.output_bytes, bytes.len() as u64);
+    (summary, bytes)
+}
+
+/// Archives, checks that nothing was skipped, and reads back.
+fn entries_of(directory: &Path) -> BTreeMap<Vec<u8>, Entry> {
+    let (summary, bytes) = zip(directory);
+    assert_eq!(summary.skipped, []);
+    let entries = read_back(&bytes);
+    assert_eq!(summary.entries, entries.len() as u64);
+    entries
+}
+
+fn names(entries: &BTreeMap<Vec<u8>, Entry>) -> Vec<&[u8]> {
+    entries.keys().map(Vec::as_slice).collect()
+}
+
+fn set_mtime(path: &Path, seconds: i64) {
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// Bytes that do not compress, the same each time.
+pub(super) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    })
+    .take(length)
+    .collect()
+}
+
+/// Whether the program took the archive; `None` where it is not installed. `{}` stands for the archive.
+fn other_reader(zip: &[u8], command: &[&str]) -> Option<bool> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), zip).unwrap();
+    let path = file.path().to_str().unwrap();
+    let arguments = command[1..].iter().map(|argument| argument.replace("{}", path));
+    let output = Command::new(command[0]).args(arguments).output().ok()?;
+    Some(output.status.success())
+}
+
+fn assert_others_read(zip: &[u8]) {
+    let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
+    for command in [
+        &["unzip", "-tqq", "{}"][..],
+        &["python3", "-c", python, "{}"],
+        &["bsdtar", "-tf", "{}"],
+        &["7z", "t", "{}"],
+    ] {
+        assert_ne!(other_reader(zip, command), Some(false), "{command:?}");
+    }
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A tree that std cannot remove, as it holds a descriptor per level.
+fn remove_deep(directory: &TempDir) {
+    Command::new("rm").arg("-rf").arg(directory.path()).status().unwrap();
+}
+
+#[test]
+fn modes_times_and_links_are_kept() {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir_all(at("sub/empty")).unwrap();
+    fs::write(at("run.sh"), "#!/bin/sh\n").unwrap();
+    fs::write(at("sub/secret"), "").unwrap();
+    fs::set_permissions(at("run.sh"), PermissionsExt::from_mode(0o4755)).unwrap();
+    fs::set_permissions(at("sub/secret"), PermissionsExt::from_mode(0o600)).unwrap();
+    fs::set_permissions(at("sub/empty"), PermissionsExt::from_mode(0o1777)).unwrap();
+    symlink("/etc/passwd", at("absolute")).unwrap();
+    symlink("sub", at("to-dir")).unwrap();
+    symlink("nowhere", at("dangling")).unwrap();
+    set_mtime(&at("run.sh"), 1_000_000_001); // odd: DOS time has steps of two seconds
+    set_mtime(&at("sub/empty"), 86_400);
+    set_mtime(&at("dangling"), 1_234_567_891);
+
+    let (_, bytes) = zip(dir.path());
+    let entries = read_back(&bytes);
+    let expected = ["absolute", "dangling", "run.sh", "sub/", "sub/empty/", "sub/secret", "to-dir"];
+    assert_eq!(names(&entries), expected.map(str::as_bytes));
+    let entry = |name: &str| &entries[name.as_bytes()];
+    assert_eq!(entry("run.sh").mode, 0o104_755);
+    assert_eq!(entry("run.sh").mtime_s, 1_000_000_001);
+    assert_eq!(entry("run.sh").data, b"#!/bin/sh\n");
+    assert_eq!(entry("sub/secret").mode, 0o100_600);
+    assert_eq!(entry("sub/empty/").mode, 0o041_777);
+    assert_eq!(entry("sub/empty/").mtime_s, 86_400);
+    assert_eq!(entry("absolute").mode, 0o120_777);
+    assert_eq!(entry("absolute").data, b"/etc/passwd");
+    assert_eq!(entry("to-dir").data, b"sub");
+    assert_eq!(entry("dangling").data, b"nowhere");
+    assert_eq!(entry("dangling").mtime_s, 1_234_567_891);
+    assert_others_read(&bytes);
+}
+
+#[test]
+fn unzip_restores_times_links_and_modes_in_any_time_zone() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    fs::set_permissions(dir.path().join("file"), PermissionsExt::from_mode(0o751)).unwrap();
+    set_mtime(&dir.path().join("file"), 1_700_000_001);
+    symlink("file", dir.path().join("link")).unwrap();
+    let (_, bytes) = zip(dir.path());
+
+    let out = tempdir().unwrap();
+    let archive = out.path().join("a.zip");
+    fs::write(&archive, bytes).unwrap();
+    let unzip =
+        Command::new("unzip").env("TZ", "XST-9").arg("-qq").arg(&archive).arg("-d").arg(out.path()).status();
+    if unzip.is_err() {
+        return; // not installed
+    }
+    assert!(unzip.unwrap().success());
+    let meta = fs::metadata(out.path().join("file")).unwrap();
+    assert_eq!(meta.permissions().mode(), 0o100_751);
+    assert_eq!(meta.modified().unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs(), 1_700_000_001);
+    assert_eq!(fs::read_link(out.path().join("link")).unwrap(), Path::new("file"));
+}
+
+#[test]
+fn names_keep_every_byte() {
+    let dir = tempdir().unwrap();
+    let long = "x".repeat(255);
+    let cases: [(&[u8], bool); 10] = [
+        (b"with space", false),
+        ("caf\u{e9}".as_bytes(), true),
+        (b"back\\slash", false),
+        ("back\\sl\u{e4}sh".as_bytes(), true),
+        (b"c:drive", false),
+        (b"...", false),
+        (b"a..b", false),
+        (b"line\nend", false),
+        (b"latin-\xe9", false), // not UTF-8: raw, without the flag
+        (long.as_bytes(), false),
+    ];
+    for (name, _) in cases {
+        fs::write(dir.path().join(OsStr::from_bytes(name)), name).unwrap();
+    }
+    let (_, bytes) = zip(dir.path());
+    let entries = read_back(&bytes);
+    for (name, utf8) in cases {
+        let entry = entries.get(name).unwrap_or_else(|| unreachable!("{}", name.escape_ascii()));
+        assert_eq!(entry.data, name);
+        assert_eq!(entry.utf8, utf8, "{}", name.escape_ascii());
+    }
+    assert_eq!(entries.len(), cases.len());
+    assert_others_read(&bytes);
+}
+
+#[test]
+fn pipes_and_sockets_are_left_out_without_blocking() {
+    let dir = tempdir().unwrap();
+    mknodat(CWD, dir.path().join("pipe"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    let start = std::time::Instant::now();
+    assert_eq!(names(&entries_of(dir.path())), [b"file"]);
+    assert!(start.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn an_empty_directory_gives_a_valid_empty_archive() {
+    let dir = tempdir().unwrap();
+    let (summary, bytes) = zip(dir.path());
+    assert_eq!((summary.entries, bytes.len()), (0, 22));
+    assert!(read_back(&bytes).is_empty());
+}
+
+#[test]
+fn what_cannot_be_opened_as_a_directory_is_an_error() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    symlink("/etc", dir.path().join("link")).unwrap();
+    for name in ["missing", "file", "link"] {
+        let result = write_zip(&dir.path().join(name), dir.path(), &mut Vec::new());
+        assert!(matches!(result, Err(ArchiveError::OpenDirectory { .. })), "{name}");
+    }
+}
+
+/// Fails once its room is used up.
+struct Full(usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        assert_ne!(self.0, usize::MAX, "written to again after an error");
+        let Some(rest) = self.0.checked_sub(bytes.len()) else {
+            self.0 = usize::MAX;
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        self.0 = rest;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_receiver_that_fails_ends_the_work_at_once() {
+    let dir = tempdir().unwrap();
+    for (name, data) in
+        [("noise", noise(1_000_000)), ("text", b"0123 456 ".repeat(1_000_000)), ("small", noise(10))]
+    {
+        fs::write(dir.path().join(name), data).unwrap();
+    }
+    let (summary, _) = zip(dir.path());
+    for room in (0..usize::try_from(summary.output_bytes).unwrap()).step_by(50_000) {
+        let result = write_zip(dir.path(), dir.path(), &mut Full(room));
+        assert!(matches!(result, Err(ArchiveError::Write(_))), "{room}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_listed_in_the_archive() {
+    if is_root() {
+        return; // root reads everything
+    }
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join("open"), "x").unwrap();
+    fs::write(dir.path().join("closed"), "x").unwrap();
+    fs::create_dir(dir.path().join("shut")).unwrap();
+    for name in ["closed", "shut"] {
+        fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o000)).unwrap();
+    }
+    let (summary, bytes) = zip(dir.path());
+    let entries = read_back(&bytes);
+    assert_eq!(names(&entries), [SKIPPED_NAME, b"open", b"shut/"]);
+    assert_eq!((summary.entries, summary.skipped_total), (3, 2));
+    let list = String::from_utf8(entries[SKIPPED_NAME].data.clone()).unwrap();
+    let mut lines: Vec<_> = list.lines().collect();
+    lines.sort_unstable();
+    let denied = "Permission denied (os error 13)";
+    assert_eq!(lines, [format!("closed: {denied}"), format!("shut/: cannot list it: {denied}")]);
+    assert_others_read(&bytes);
+}
+
+#[test]
+fn a_payload_cannot_fake_the_list_of_skipped_files() {
+    let dir = tempdir().unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)), "all is well").unwrap();
+    let (summary, bytes) = zip(dir.path());
+    assert_eq!(summary.skipped_total, 1);
+    let entries = read_back(&bytes);
+    assert_eq!(entries[SKIPPED_NAME].data, b".orchestrator.skipped: the name is reserved for this list\n");
+    assert_eq!(entries[SKIPPED_NAME].mode, SKIPPED_MODE);
+
+    let dir = tempdir().unwrap();
+    fs::create_dir(dir.path().join(OsStr::from_bytes(SKIPPED_NAME))).unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)).join("x"), "").unwrap();
+    fs::write(dir.path().join(".orchestrator.skipped-not"), "").unwrap();
+    let (summary, bytes) = zip(dir.path());
+    assert_eq!(summary.skipped_total, 2);
+    assert_eq!(names(&read_back(&bytes)), [SKIPPED_NAME, b".orchestrator.skipped-not"]);
+}
+
+#[test]
+fn more_than_65535_entries_need_and_get_zip64() {
+    let dir = tempdir().unwrap();
+    for outer in 0..70 {
+        let sub = dir.path().join(outer.to_string());
+        fs::create_dir(&sub).unwrap();
+        for inner in 0..940 {
+            fs::write(sub.join(inner.to_string()), "").unwrap();
+        }
+    }
+    let (summary, bytes) = zip(dir.path());
+    assert_eq!(summary.entries, 70 * 941);
+    assert_eq!(read_back(&bytes).len(), 70 * 941);
+    assert_others_read(&bytes);
+}
+
+#[test]
+fn trees_deeper_than_any_path_name_are_archived_whole() {
+    let dir = tempdir().unwrap();
+    let depth = 3_000;
+    let mut at = rustix::fs::open(dir.path(), rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        for name in ["d", "sibling"] {
+            mkdirat(&at, name, Mode::RWXU).unwrap();
+        }
+        at = rustix::fs::openat(&at, "d", rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
+    }
+    let entries = entries_of(dir.path());
+    remove_deep(&dir);
+    assert_eq!(entries.len(), 2 * depth);
+    assert!(entries.contains_key(format!("{}sibling/", "d/".repeat(depth - 1)).as_bytes()));
+}
+
+#[test]
+fn a_path_longer_than_zip_can_name_is_listed_as_skipped() {
+    let dir = tempdir().unwrap();
+    let name = "n".repeat(255);
+    let mut at = rustix::fs::open(dir.path(), rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
+    for _ in 0..257 {
+        mkdirat(&at, &*name, Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, &*name, rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap();
+    }
+    let (summary, bytes) = zip(dir.path());
+    remove_deep(&dir);
+    // 255 of them come to 65,280 bytes with their slashes; the next would have 65,536.
+    assert_eq!((summary.entries, summary.skipped_total), (256, 1));
+    assert_eq!(summary.skipped[0].reason, "the path has more than the 65,535 bytes of a ZIP name");
+    assert_eq!(read_back(&bytes).len(), 256);
+}
+
+#[test]
+#[ignore = "writes 5 GiB of zeros through the compressor: ten seconds and more"]
+fn a_sparse_file_of_5_gib_opens_everywhere() {
+    let dir = tempdir().unwrap();
+    fs::File::create(dir.path().join("sparse")).unwrap().set_len(5 << 30).unwrap();
+    fs::write(dir.path().join("small"), "x").unwrap();
+    let (summary, bytes) = zip(dir.path());
+    assert_eq!(summary.input_bytes, (5 << 30) + 1);
+    let archive = ZipArchive::from_slice(&bytes).unwrap();
+    let mut entries = archive.entries();
+    let mut sizes = Vec::new();
+    while let Some(record) = entries.next_entry().unwrap() {
+        sizes.push(record.uncompressed_size_hint());
+    }
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 5 << 30]);
+    assert_others_read(&bytes);
+}
+
+#[test]
+#[ignore = "sends 4.1 GiB that do not compress"]
+fn an_archive_over_4_gib_opens_everywhere() {
+    let dir = tempdir().unwrap();
+    let first = dir.path().join("0");
+    fs::write(&first, noise(64 << 20)).unwrap();
+    for file in 1..66 {
+        fs::hard_link(&first, dir.path().join(file.to_string())).unwrap();
+    }
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let summary = write_zip(dir.path(), dir.path(), &mut archive.as_file()).unwrap();
+    assert!(summary.output_bytes > u64::from(u32::MAX));
+    let path = archive.path().to_str().unwrap();
+    let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
+    for command in [
+        &["unzip", "-tqq", path][..],
+        &["python3", "-c", python, path],
+        &["7z", "t", path],
+        &["bsdtar", "-tf", path],
+    ] {
+        if let Ok(output) = Command::new(command[0]).args(&command[1..]).output() {
+            assert!(output.status.success(), "{command:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The client's life: put the parts together, serve, and leave in good order when told to.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::api::Api;
+use crate::data_path::DataPath;
+use crate::disk::Disk;
+use crate::http::{self, Server};
+use crate::load::Load;
+use crate::log::{self, Level, ToValue as _};
+use crate::runner::{self, Runner};
+use crate::settings::Settings;
+use crate::store::Store;
+use crate::sys::{self, Signal, SignalSet};
+use crate::{clean, event, rlimit};
+
+/// How long killed processes are waited for when a second signal says to go at once.
+const ABORT_WAIT: Duration = Duration::from_secs(2);
+
+/// Pause between two looks whether the last responses are out.
+const FLUSH_LOOK: Duration = Duration::from_millis(10);
+
+/// Why the client could not start: the exit code says who has to act.
+pub enum StartError {
+    /// A setting is at fault.
+    Setting(String),
+    /// The system is.
+    System(String),
+}
+
+/// How the client ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything that ran has ended or was ended in time, every response is out.
+    Drained,
+    /// A second signal cut it short.
+    Aborted,
+}
+
+/// Runs the client until it is told to stop.
+pub fn run(settings: &Settings) -> Result<End, StartError> {
+    // Before any thread is started: all inherit the mask.
+    let signals = SignalSet::block().map_err(|error| system("cannot block signals", &error))?;
+    sys::keep_descriptors_from_children().map_err(|error| system("cannot read /proc", &error))?;
+    if settings.db_path_given {
+        event!(Info, "DB_PATH is ignored: the database is in memory");
+    }
+    rlimit::raise_descriptors(settings.max_connections);
+    let data_path = DataPath::open(settings.data_path.as_deref())
+        .map_err(|(path, error)| StartError::Setting(Settings::refuse_data_path(&path, &error)))?;
+    data_path.watch().map_err(|error| system("cannot watch DATA_PATH", &error))?;
+    let store = Store::open().map_err(|error| StartError::System(error.to_string()))?;
+    clean::start(store.clone(), &data_path, settings.max_age)
+        .map_err(|error| system("cannot start cleaning", &error))?;
+    let limits = runner::Limits {
+        slots: settings.max_jobs,
+        kill_grace: settings.kill_grace,
+        time_limit: settings.time_limit,
+    };
+    let runner =
+        Runner::start(store.clone(), limits).map_err(|error| system("cannot start the runner", &error))?;
+    let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
+    let disk = Disk::default();
+    let draining = Arc::new(AtomicBool::new(false));
+    let api = Api {
+        store,
+        runner: runner.clone(),
+        load,
+        data_path: data_path.clone(),
+        disk: disk.clone(),
+        max_upload: settings.max_upload,
+        draining: Arc::clone(&draining),
+    };
+    let address = SocketAddr::new(settings.host, settings.port);
+    let server = Server::start(address, http_limits(settings), disk, api)
+        .map_err(|error| system(&format!("cannot listen on {address}"), &error))?;
+    tell_start(settings, &server, &data_path);
+    let stops = forward_signals(signals, runner.clone())
+        .map_err(|error| system("cannot wait for signals", &error))?;
+    Ok(stop(settings, &stops, &runner, &server, &draining))
+}
+
+fn system(what: &str, error: &std::io::Error) -> StartError {
+    StartError::System(format!("{what}: {error}"))
+}
+
+fn http_limits(settings: &Settings) -> http::Limits {
+    http::Limits {
+        max_connections: settings.max_connections,
+        head_timeout: settings.head_timeout,
+        idle_timeout: settings.idle_timeout,
+        stall_timeout: settings.stall_timeout,
+    }
+}
+
+/// The one line that is never filtered away: whoever starts a client on port 0 reads the port here.
+fn tell_start(settings: &Settings, server: &Server, data_path: &DataPath) {
+    log::write(
+        Level::Info,
+        "client listening",
+        &[
+            ("version", env!("CARGO_PKG_VERSION").to_value()),
+            ("address", server.address().to_string().to_value()),
+            ("data_path", data_path.path().display().to_value()),
+            ("slots", settings.max_jobs.to_value()),
+        ],
+    );
+}
+
+/// Hands SIGCHLD to the runner and gives out the stop signals.
+fn forward_signals(signals: SignalSet, runner: Runner) -> std::io::Result<Receiver<()>> {
+    let (stop, stops) = channel();
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        loop {
+            match signals.wait() {
+                Ok(Signal::ChildExited) => runner.wake(),
+                // The main thread listens to the end.
+                Ok(Signal::Stop) => drop(stop.send(())),
+                Err(error) => event!(Error, "cannot wait for signals", error = error),
+            }
+        }
+    })?;
+    Ok(stops)
+}
+
+/// Waits for the first stop signal, drains, and ends at once on the second.
+fn stop(
+    settings: &Settings,
+    stops: &Receiver<()>,
+    runner: &Runner,
+    server: &Server,
+    draining: &AtomicBool,
+) -> End {
+    // The sender lives as long as the process.
+    let _ = stops.recv();
+    let deadline = Instant::now() + settings.grace;
+    event!(Info, "client stopping", grace_s = settings.grace.as_secs());
+    draining.store(true, Ordering::Relaxed);
+    let (done_tx, done_rx) = channel();
+    runner.drain(deadline, done_tx);
+    loop {
+        if stops.try_recv().is_ok() {
+            event!(Warn, "second signal: client ends at once");
+            runner.abort();
+            let _ = done_rx.recv_timeout(ABORT_WAIT);
+            return End::Aborted;
+        }
+        match done_rx.recv_timeout(FLUSH_LOOK) {
+            Ok(()) if server.in_flight() == 0 || Instant::now() >= deadline => break,
+            Ok(()) => thread::sleep(FLUSH_LOOK),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+    event!(Info, "client stopped");
+    End::Drained
+}

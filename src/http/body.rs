@@ -1,0 +1,217 @@
+//! Request bodies: by length or in chunks, read straight from the socket, and fed to a disk thread through a pipe.
+
+use std::io;
+
+use httparse::Status;
+use may::sync::mpsc::channel;
+
+use super::connection::Connection;
+use super::head::{Framing, Head};
+use super::pipe::{Reader, pipe};
+
+/// A chunk-size line or a trailer section longer than this is not believed (RFC 9112, section 7.1.1: bound extensions).
+const MAX_LINE_BYTES: usize = 4 * 1024;
+
+/// An unread rest up to this size is read away, so that the connection can be kept.
+const MAX_DRAIN_BYTES: u64 = 64 * 1024;
+
+/// The body of one request. Reading it is up to the service; what it leaves is drained or ends the connection.
+pub struct Body<'c> {
+    connection: &'c mut Connection,
+    state: State,
+    /// The client waits for `100 Continue` before it sends the body.
+    owes_continue: bool,
+    length: Option<u64>,
+    is_announced: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes are to come.
+    Left(u64),
+    /// A chunk-size line is to come.
+    ChunkSize,
+    /// So many bytes of a chunk, then its line end, are to come.
+    Chunk(u64),
+    /// The trailer section is to come.
+    Trailers,
+    /// All has been read.
+    End,
+    /// The framing is lost: no further byte can be understood.
+    Broken,
+}
+
+impl<'c> Body<'c> {
+    pub(super) fn new(connection: &'c mut Connection, head: &Head) -> Self {
+        let (state, length) = match head.framing {
+            Framing::None | Framing::Length(0) => (State::End, Some(0)),
+            Framing::Length(length) => (State::Left(length), Some(length)),
+            Framing::Chunked => (State::ChunkSize, None),
+        };
+        let owes_continue = head.expects_continue && state != State::End;
+        Self { connection, state, owes_continue, length, is_announced: head.framing != Framing::None }
+    }
+
+    /// Whether the head announces a body at all, an empty one included.
+    pub fn is_announced(&self) -> bool {
+        self.is_announced
+    }
+
+    /// Its length, where the head tells it.
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Runs `job` on a disk thread while this coroutine feeds it the body. `job` gets the chunks and, where the client
+    /// breaks off or breaks the protocol, the error (`TimedOut`, `UnexpectedEof`, `InvalidData`, or the socket's own);
+    /// it may stop early.
+    pub fn feed<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Chunks) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (mut writer, reader) = pipe(self.length);
+        let (result_tx, result_rx) = channel();
+        self.connection.disk().run(move || {
+            let mut chunks = Chunks(reader);
+            let result = job(&mut chunks);
+            // The pipe is closed before the result is told: who waits for the result has stopped feeding by then.
+            drop(chunks);
+            // Nobody waits if the coroutine is gone; then the result has no reader.
+            let _ = result_tx.send(result);
+        });
+        loop {
+            // An error here means that the job wants no more; its result tells why.
+            let Ok(space) = writer.space() else { break };
+            match self.read(space) {
+                Ok(0) => {
+                    writer.finish();
+                    break;
+                }
+                Ok(count) => {
+                    writer.advance(count);
+                    if self.connection.has_no_input() {
+                        writer.send();
+                    }
+                }
+                Err(error) => {
+                    writer.fail(error);
+                    break;
+                }
+            }
+        }
+        result_rx.recv().map_err(io::Error::other)
+    }
+
+    /// Reads some bytes; 0 at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let result = self.read_framed(buffer);
+        if result.is_err() {
+            self.state = State::Broken;
+        }
+        result
+    }
+
+    fn read_framed(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.state {
+                State::End => return Ok(0),
+                State::Broken => return Err(io::ErrorKind::InvalidData.into()),
+                State::Left(left) => {
+                    let count = self.read_up_to(left, buffer)?;
+                    let left = left - count as u64;
+                    self.state = if left == 0 { State::End } else { State::Left(left) };
+                    return Ok(count);
+                }
+                State::Chunk(0) => {
+                    if self.line()? != b"\r\n" {
+                        return Err(invalid("a chunk is longer than its size line says"));
+                    }
+                    self.state = State::ChunkSize;
+                }
+                State::Chunk(left) => {
+                    let count = self.read_up_to(left, buffer)?;
+                    self.state = State::Chunk(left - count as u64);
+                    return Ok(count);
+                }
+                State::ChunkSize => {
+                    let line = self.line()?;
+                    self.state = match httparse::parse_chunk_size(&line) {
+                        Ok(Status::Complete((_, 0))) => State::Trailers,
+                        Ok(Status::Complete((_, size))) => State::Chunk(size),
+                        _ => return Err(invalid("a chunk-size line is not understood")),
+                    };
+                }
+                State::Trailers => {
+                    // Trailer fields are read and dropped: none is asked for here.
+                    if self.line()? == b"\r\n" {
+                        self.state = State::End;
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_up_to(&mut self, most: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        self.send_continue()?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(buffer.len());
+        let count = self.connection.read(&mut buffer[..most])?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(count)
+    }
+
+    /// One line with its end.
+    fn line(&mut self) -> io::Result<Vec<u8>> {
+        self.send_continue()?;
+        self.connection.read_line(MAX_LINE_BYTES)
+    }
+
+    fn send_continue(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.owes_continue) && self.connection.has_no_input() {
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        Ok(())
+    }
+
+    /// Reads a small rest away. Gives whether the next request can be told from this one.
+    pub(super) fn drain(mut self) -> bool {
+        let is_small = match self.state {
+            State::End => return true,
+            State::Broken => return false,
+            State::Left(left) => left <= MAX_DRAIN_BYTES,
+            State::ChunkSize | State::Chunk(_) | State::Trailers => true,
+        };
+        // A client that waits for 100 Continue will not send the body: it may go on with a request, or the body.
+        if self.owes_continue || !is_small {
+            return false;
+        }
+        let mut scratch = [0; 1024];
+        let mut drained = 0;
+        loop {
+            match self.read(&mut scratch) {
+                Ok(0) => return true,
+                Ok(count) => drained += count as u64,
+                Err(_) => return false,
+            }
+            if drained > MAX_DRAIN_BYTES {
+                return false;
+            }
+        }
+    }
+}
+
+/// The chunks of a body as the disk thread gets them.
+pub struct Chunks(Reader);
+
+impl Iterator for Chunks {
+    type Item = io::Result<super::Chunk>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Iterator::next(&mut self.0)
+    }
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

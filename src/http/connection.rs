@@ -1,0 +1,331 @@
+//! One connection: reads a head, calls the service, writes the response, and again, until either side has enough.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use may::net::TcpStream;
+
+use super::body::Body;
+use super::error::HttpError;
+use super::head::{self, Head};
+use super::pipe::pipe;
+use super::response::{self, Ending, Payload, Producer, Response};
+use super::{Request, Service, Shared};
+use crate::disk::Disk;
+use crate::event;
+
+/// The read buffer of a waiting connection is on its stack and this small: most heads fit, and thousands of idle
+/// connections cost one stack page each.
+const FIRST_READ_BYTES: usize = 1024;
+
+/// How long a client that is sent away may go on sending before its connection is cut. Cutting at once would make its
+/// kernel drop the response unread (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Timers are kept by their length: rounding keeps the number of different ones small.
+const TIMER_STEP_MS: u128 = 100;
+
+pub(super) struct Connection {
+    stream: TcpStream,
+    shared: Arc<Shared>,
+    /// Bytes that came with the head or the line before and belong to what follows.
+    input: Vec<u8>,
+    /// How much of `input` is used up.
+    used: usize,
+    read_timeout: Option<Duration>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, shared: &Arc<Shared>) -> Self {
+        Self { stream, shared: Arc::clone(shared), input: Vec::new(), used: 0, read_timeout: None }
+    }
+
+    /// Serves requests until the connection ends.
+    pub(super) fn serve(mut self, service: &impl Service) {
+        if self.prepare().is_err() {
+            return;
+        }
+        loop {
+            match self.next_head() {
+                Ok(Some(head)) => match self.answer(&head, service) {
+                    Ok(true) => {}
+                    Ok(false) => return self.linger(),
+                    // The client is gone, or the response could not be completed: nothing more can be said.
+                    Err(_) => return,
+                },
+                Ok(None) => return,
+                Err(error) => {
+                    event!(Debug, "request refused", status = error.status, reason = error.message);
+                    if self.send_whole(&error.into(), true).is_ok() {
+                        self.linger();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Tells a connection above the limit that it is one too many.
+    pub(super) fn refuse(mut self) {
+        let error = HttpError::new(
+            503,
+            "too_many_connections",
+            "MAX_CONNECTIONS connections are open; try again later.",
+        );
+        if self.prepare().is_ok()
+            && self.send_whole(&Response::from(error).header("Retry-After", "1"), true).is_ok()
+        {
+            self.linger();
+        }
+    }
+
+    fn prepare(&mut self) -> io::Result<()> {
+        // Responses are written whole or in full chunks: waiting for more would only add latency.
+        self.stream.set_nodelay(true)?;
+        self.stream.set_write_timeout(Some(self.shared.limits.stall_timeout))
+    }
+
+    pub(super) fn disk(&self) -> Disk {
+        self.shared.disk.clone()
+    }
+
+    // --- reading
+
+    /// Waits for the next request. `None` if the client closes the connection or has nothing to say for too long.
+    fn next_head(&mut self) -> Result<Option<Head>, HttpError> {
+        let mut deadline = None;
+        let mut looked_at = 0;
+        loop {
+            let input = &self.input[self.used..];
+            // A head ends with a line end, so without a new one there is nothing new to parse.
+            if input[looked_at..].contains(&b'\n') || input.len() > head::MAX_HEAD_BYTES / 4 {
+                if let Some((head, length)) = head::parse(input)? {
+                    self.consume(length);
+                    return Ok(Some(head));
+                }
+            }
+            looked_at = input.len();
+            let limits = self.shared.limits;
+            let timeout = if input.is_empty() {
+                limits.idle_timeout
+            } else {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);
+                rounded(deadline.saturating_duration_since(Instant::now())).ok_or_else(head_timeout)?
+            };
+            let was_idle = input.is_empty();
+            match self.set_read_timeout(timeout).and_then(|()| self.read_more()) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut && !was_idle => {
+                    return Err(head_timeout());
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    /// Reads once, to the end of `input`. Nothing is allocated while it waits.
+    #[inline(never)]
+    fn read_more(&mut self) -> io::Result<usize> {
+        let mut first = [0; FIRST_READ_BYTES];
+        let count = self.stream.read(&mut first)?;
+        self.input.extend_from_slice(&first[..count]);
+        Ok(count)
+    }
+
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.read_timeout != Some(timeout) {
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.read_timeout = Some(timeout);
+        }
+        Ok(())
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.used += count;
+        if self.used == self.input.len() {
+            // Given back, not kept: an idle connection has no buffer.
+            self.input = Vec::new();
+            self.used = 0;
+        }
+    }
+
+    pub(super) fn has_no_input(&self) -> bool {
+        self.input.is_empty()
+    }
+
+    /// Reads some bytes of a body: those that are here already, else from the socket.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let input = &self.input[self.used..];
+        if input.is_empty() {
+            self.set_read_timeout(self.shared.limits.stall_timeout)?;
+            return self.stream.read(buffer);
+        }
+        let count = input.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&input[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+
+    /// Reads up to and with the next line feed, `most` bytes at the most.
+    pub(super) fn read_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        loop {
+            let input = &self.input[self.used..];
+            if let Some(end) = input.iter().position(|byte| *byte == b'\n') {
+                let line = input[..=end].to_vec();
+                self.consume(line.len());
+                return Ok(line);
+            }
+            if input.len() > most {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a line of the chunked body is too long",
+                ));
+            }
+            self.set_read_timeout(self.shared.limits.stall_timeout)?;
+            if self.read_more()? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    // --- answering
+
+    /// Answers one request. Gives whether the connection can be kept for the next one.
+    fn answer(&mut self, head: &Head, service: &impl Service) -> io::Result<bool> {
+        let shared = Arc::clone(&self.shared);
+        let _in_flight = InFlight::enter(&shared);
+        let begun = Instant::now();
+        let mut body = Body::new(self, head);
+        let response = service.call(Request {
+            method: &head.method,
+            path: &head.path,
+            content_type: head.content_type.as_deref(),
+            body: &mut body,
+        });
+        let keep = body.drain() && head.keep_alive;
+        let status = response.status();
+        let sent = self.send(response, head, keep);
+        event!(
+            Debug,
+            "request answered",
+            path = head.path,
+            status = status,
+            took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            sent = if sent.is_ok() { "whole" } else { "in part" },
+        );
+        sent
+    }
+
+    fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<bool> {
+        let ends_by_close = head.is_http_10 && matches!(response.payload, Payload::Streamed(_));
+        let keep = keep && !ends_by_close;
+        let connection = match (keep, head.is_http_10) {
+            (false, _) => Some("close"),
+            (true, true) => Some("keep-alive"),
+            (true, false) => None,
+        };
+        let ending = match &response.payload {
+            Payload::Whole(body) => Ending::Length(body.len()),
+            Payload::Streamed(_) if head.is_http_10 => Ending::Close,
+            Payload::Streamed(_) => Ending::Chunked,
+        };
+        let mut message = response::head(&response, ending, connection).into_bytes();
+        match response.payload {
+            Payload::Whole(body) => {
+                if !head.is_head {
+                    message.extend_from_slice(&body);
+                }
+                self.write(&message)?;
+            }
+            Payload::Streamed(producer) => {
+                self.write(&message)?;
+                if !head.is_head {
+                    self.send_streamed(producer, ending)?;
+                }
+            }
+        }
+        Ok(keep)
+    }
+
+    /// A response outside of the regular course, after which the connection is closed.
+    fn send_whole(&mut self, response: &Response, with_body: bool) -> io::Result<()> {
+        let Payload::Whole(body) = &response.payload else {
+            return Ok(());
+        };
+        let mut message = response::head(response, Ending::Length(body.len()), Some("close")).into_bytes();
+        if with_body {
+            message.extend_from_slice(body);
+        }
+        self.write(&message)
+    }
+
+    /// Sends what `producer` writes on a disk thread. Its failure ends the connection without the last chunk.
+    fn send_streamed(&mut self, producer: Producer, ending: Ending) -> io::Result<()> {
+        let (mut writer, mut reader) = pipe(None);
+        self.disk().run(move || match producer(&mut writer) {
+            Ok(()) => writer.finish(),
+            Err(error) => writer.fail(error),
+        });
+        while let Some(mut chunk) = reader.next()? {
+            if ending == Ending::Chunked {
+                self.write(chunk.framed())?;
+            } else {
+                self.write(chunk.as_ref())?;
+            }
+        }
+        if ending == Ending::Chunked {
+            self.write(b"0\r\n\r\n")?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.
+    fn linger(mut self) {
+        let deadline = Instant::now() + LINGER;
+        let mut scratch = [0; FIRST_READ_BYTES];
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        while let Some(left) = rounded(deadline.saturating_duration_since(Instant::now())) {
+            match self.set_read_timeout(left).and_then(|()| self.stream.read(&mut scratch)) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn head_timeout() -> HttpError {
+    HttpError::new(408, "request_timeout", "The head of the request did not arrive in time; send it at once.")
+}
+
+/// Up to the next timer step; `None` if no time is left.
+fn rounded(left: Duration) -> Option<Duration> {
+    let steps = left.as_millis().div_ceil(TIMER_STEP_MS);
+    let ms = u64::try_from(steps * TIMER_STEP_MS).ok()?;
+    (ms > 0).then_some(Duration::from_millis(ms))
+}
+
+/// Counts a request for as long as it is being answered.
+struct InFlight<'s>(&'s Shared);
+
+impl<'s> InFlight<'s> {
+    fn enter(shared: &'s Shared) -> Self {
+        shared.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,300 @@
+//! Request heads: decoding by httparse, and the rules of RFC 9112 that decide where a request ends.
+//! Whatever two readers could understand in two ways is refused here, once, before anything acts on it.
+
+use httparse::Status;
+
+use super::error::HttpError;
+
+/// The longest head, request line and all fields.
+pub(super) const MAX_HEAD_BYTES: usize = 16 * 1024;
+
+/// The longest request target.
+const MAX_TARGET_BYTES: usize = 4 * 1024;
+
+/// The most header fields. Proxies add some; nobody needs hundreds.
+const MAX_FIELDS: usize = 96;
+
+/// Request methods, as far as routes tell them apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET, and HEAD too.
+    Get,
+    /// POST
+    Post,
+    /// Any other.
+    Other(String),
+}
+
+/// Where the body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is neither Content-Length nor Transfer-Encoding: there is no body (RFC 9112, section 6.3).
+    None,
+    /// After so many bytes.
+    Length(u64),
+    /// After the last chunk.
+    Chunked,
+}
+
+/// A checked request head.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Head {
+    pub(super) method: Method,
+    /// The response goes without its body.
+    pub(super) is_head: bool,
+    /// The target without query, and without scheme and host where it had them.
+    pub(super) path: String,
+    /// HTTP/1.0: no chunks, and the connection is kept only if asked.
+    pub(super) is_http_10: bool,
+    pub(super) keep_alive: bool,
+    pub(super) expects_continue: bool,
+    pub(super) framing: Framing,
+    pub(super) content_type: Option<String>,
+}
+
+/// Decodes the head at the start of `input`. `None` if it is not complete; else the head and its length.
+pub(super) fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, HttpError> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(input) {
+        Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => Ok(Some((checked(&request)?, length))),
+        Ok(Status::Partial) if input.len() < MAX_HEAD_BYTES => {
+            let target_is_too_long = request.path.is_none_or(|path| path.len() > MAX_TARGET_BYTES);
+            if target_is_too_long && input.len() > MAX_TARGET_BYTES + 32 {
+                return Err(target_too_long());
+            }
+            Ok(None)
+        }
+        Ok(_) => Err(head_too_large(&format!("over {MAX_HEAD_BYTES} bytes"))),
+        Err(httparse::Error::TooManyHeaders) => {
+            Err(head_too_large(&format!("over {MAX_FIELDS} header fields")))
+        }
+        Err(httparse::Error::Version) => Err(HttpError::new(
+            505,
+            "http_version_not_supported",
+            "Only HTTP/1.1 and HTTP/1.0 are spoken here.",
+        )),
+        Err(error) => Err(HttpError::bad_request(format!("This is not an HTTP/1.1 request: {error}."))),
+    }
+}
+
+fn target_too_long() -> HttpError {
+    HttpError::new(
+        414,
+        "uri_too_long",
+        format!("The request target is over {MAX_TARGET_BYTES} bytes; shorten it."),
+    )
+}
+
+fn head_too_large(what: &str) -> HttpError {
+    HttpError::new(431, "head_too_large", format!("The head of the request has {what}; send fewer."))
+}
+
+fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
+    // All three are there in a complete request.
+    let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    let is_http_10 = request.version == Some(0);
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(target_too_long());
+    }
+    if !is_http_10 && values(request, "host").count() != 1 {
+        return Err(HttpError::bad_request("A request needs exactly one Host field; send one."));
+    }
+    let is_head = method == "HEAD";
+    Ok(Head {
+        method: match method {
+            "GET" | "HEAD" => Method::Get,
+            "POST" => Method::Post,
+            other => Method::Other(other.to_owned()),
+        },
+        is_head,
+        path: path_of(target).to_owned(),
+        is_http_10,
+        keep_alive: keeps_alive(request, is_http_10),
+        expects_continue: expects_continue(request, is_http_10)?,
+        framing: framing(request, is_http_10)?,
+        content_type: values(request, "content-type")
+            .next()
+            .map(|value| String::from_utf8_lossy(value).into_owned()),
+    })
+}
+
+fn values<'h>(request: &httparse::Request<'h, '_>, name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+    let fields = request.headers.iter();
+    fields
+        .filter(move |field| field.name.eq_ignore_ascii_case(name))
+        .map(|field| field.value)
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+/// The members of a comma-separated field, over all its lines (RFC 9110, section 5.6.1).
+fn members(request: &httparse::Request<'_, '_>, name: &'static str) -> Vec<String> {
+    values(request, name)
+        .flat_map(|value| value.split(|byte| *byte == b','))
+        .map(|member| String::from_utf8_lossy(member.trim_ascii()).to_lowercase())
+        .filter(|member| !member.is_empty())
+        .collect()
+}
+
+/// `origin-form` or `absolute-form` (RFC 9112, section 3.2), the query cut off.
+fn path_of(target: &str) -> &str {
+    let path = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |slash| &rest[slash..]),
+        _ => target,
+    };
+    path.split('?').next().unwrap_or(path)
+}
+
+fn keeps_alive(request: &httparse::Request<'_, '_>, is_http_10: bool) -> bool {
+    let options = members(request, "connection");
+    let has = |option: &str| options.iter().any(|given| given == option);
+    if is_http_10 { has("keep-alive") && !has("close") } else { !has("close") }
+}
+
+fn expects_continue(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<bool, HttpError> {
+    let expectations = members(request, "expect");
+    if expectations.iter().any(|expectation| expectation != "100-continue") {
+        return Err(HttpError::new(
+            417,
+            "expectation_failed",
+            "The only expectation that is met is 100-continue.",
+        ));
+    }
+    // RFC 9110, section 10.1.1: one in an HTTP/1.0 request is ignored.
+    Ok(!expectations.is_empty() && !is_http_10)
+}
+
+/// RFC 9112, section 6: one length and no doubt about it, or chunks and nothing else.
+fn framing(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<Framing, HttpError> {
+    let lengths: Vec<&[u8]> = values(request, "content-length").collect();
+    let has_coding = values(request, "transfer-encoding").next().is_some();
+    if has_coding {
+        if !lengths.is_empty() {
+            return Err(HttpError::bad_request(
+                "Content-Length and Transfer-Encoding exclude each other; send one.",
+            ));
+        }
+        if is_http_10 {
+            return Err(HttpError::bad_request("HTTP/1.0 has no Transfer-Encoding; send Content-Length."));
+        }
+        return match members(request, "transfer-encoding").as_slice() {
+            [only] if only == "chunked" => Ok(Framing::Chunked),
+            _ => Err(HttpError::new(
+                501,
+                "transfer_encoding",
+                "The only transfer encoding understood is chunked.",
+            )),
+        };
+    }
+    match lengths.as_slice() {
+        [] => Ok(Framing::None),
+        [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
+            let parsed = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
+            parsed.map(Framing::Length).ok_or_else(|| {
+                HttpError::new(413, "content_too_large", "The Content-Length is beyond any disk; send less.")
+            })
+        }
+        [_] => Err(HttpError::bad_request("Content-Length must be a whole number of bytes.")),
+        _ => Err(HttpError::bad_request("Content-Length is given more than once; send one.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(lines: &str) -> Result<Option<(Head, usize)>, u16> {
+        let text = lines.replace('\n', "\r\n");
+        parse(text.as_bytes()).map_err(|error| error.status)
+    }
+
+    fn framing_of(fields: &str) -> Result<Framing, u16> {
+        head(&format!("POST / HTTP/1.1\nHost: a\n{fields}\n")).map(|head| head.expect("complete").0.framing)
+    }
+
+    #[test]
+    fn every_cut_of_a_head_is_incomplete_and_the_whole_is_complete() {
+        let text = "GET /retrieve/7?x=1 HTTP/1.1\r\nHost: a\r\nAccept: */*\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(parse(&text.as_bytes()[..end]), Ok(None), "{end}");
+        }
+        let (head, length) = parse(format!("{text}GET /").as_bytes()).expect("good").expect("complete");
+        assert_eq!((head.path.as_str(), length), ("/retrieve/7", text.len()));
+        assert!(head.keep_alive && !head.is_head && !head.expects_continue);
+    }
+
+    #[test]
+    fn a_length_is_believed_only_where_there_is_no_doubt() {
+        assert_eq!(framing_of(""), Ok(Framing::None));
+        assert_eq!(framing_of("Content-Length: 0\n"), Ok(Framing::Length(0)));
+        assert_eq!(framing_of("content-length:  12 \n"), Ok(Framing::Length(12)));
+        for bad in
+            ["abc", "+1", "-1", "1 2", "1,1", "0x10", "", "1\nContent-Length: 1", "1\nContent-Length: 2"]
+        {
+            assert_eq!(framing_of(&format!("Content-Length: {bad}\n")), Err(400), "{bad}");
+        }
+        assert_eq!(framing_of("Content-Length: 99999999999999999999\n"), Err(413));
+    }
+
+    #[test]
+    fn chunks_are_the_only_coding_and_exclude_a_length() {
+        assert_eq!(framing_of("Transfer-Encoding: chunked\n"), Ok(Framing::Chunked));
+        assert_eq!(framing_of("Transfer-Encoding: Chunked\n"), Ok(Framing::Chunked));
+        for bad in ["gzip", "gzip, chunked", "chunked, chunked", "xchunked", ""] {
+            assert_eq!(framing_of(&format!("Transfer-Encoding: {bad}\n")), Err(501), "{bad}");
+        }
+        assert_eq!(framing_of("Transfer-Encoding: chunked\nContent-Length: 1\n"), Err(400));
+        assert_eq!(head("POST / HTTP/1.0\nTransfer-Encoding: chunked\n\n").map(|_| ()), Err(400));
+    }
+
+    #[test]
+    fn what_is_not_http_is_refused_by_its_own_status() {
+        for (text, status) in [
+            ("GET / HTTP/1.1\n\n", 400),
+            ("GET / HTTP/1.1\nHost: a\nHost: b\n\n", 400),
+            ("GET / HTTP/2.0\nHost: a\n\n", 505),
+            ("GET / HTTP/1.1\nHost : a\n\n", 400),
+            ("GET / HTTP/1.1\nHost: a\n folded\n\n", 400),
+            ("G@T / HTTP/1.1\nHost: a\n\n", 400),
+            ("\u{0}\u{1}\u{2}\n\n", 400),
+            ("GET / HTTP/1.1\nHost: a\nExpect: 200-ok\n\n", 417),
+        ] {
+            assert_eq!(head(text).map(|_| ()), Err(status), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_grows_without_end_is_stopped() {
+        let long_target = format!("GET /{} HTTP/1.1\nHost: a\n\n", "a".repeat(MAX_TARGET_BYTES));
+        assert_eq!(head(&long_target).map(|_| ()), Err(414));
+        assert_eq!(head(&format!("GET /{}", "a".repeat(MAX_TARGET_BYTES + 64))).map(|_| ()), Err(414));
+        let long_field = format!("GET / HTTP/1.1\nHost: a\nX: {}", "a".repeat(MAX_HEAD_BYTES));
+        assert_eq!(head(&long_field).map(|_| ()), Err(431));
+        let many = format!("GET / HTTP/1.1\nHost: a\n{}\n", "X: 1\n".repeat(MAX_FIELDS));
+        assert_eq!(head(&many).map(|_| ()), Err(431));
+    }
+
+    #[test]
+    fn versions_and_connection_options_decide_on_keeping_the_connection() {
+        let keeps = |text: &str| head(text).expect("good").expect("complete").0.keep_alive;
+        assert!(keeps("GET / HTTP/1.1\nHost: a\n\n"));
+        assert!(!keeps("GET / HTTP/1.1\nHost: a\nConnection: x, Close\n\n"));
+        assert!(!keeps("GET / HTTP/1.0\n\n"));
+        assert!(keeps("GET / HTTP/1.0\nConnection: Keep-Alive\n\n"));
+    }
+
+    #[test]
+    fn the_path_is_found_in_each_form_of_target() {
+        for (target, path) in [
+            ("/", "/"),
+            ("/load?x", "/load"),
+            ("http://host:9000/load?x", "/load"),
+            ("http://host", "/"),
+            ("/a?b=http://c/d", "/a"),
+            ("*", "*"),
+        ] {
+            assert_eq!(path_of(target), path, "{target}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! HTTP/1.1 on coroutines: accepting, and handing each connection to its own coroutine.
+//! What the requests mean is not known here: a [`Service`] answers them. `may` and `httparse` are named here only.
+
+mod body;
+mod connection;
+mod error;
+mod head;
+mod pipe;
+mod response;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as ProbeListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use may::coroutine;
+use may::net::{TcpListener, TcpStream};
+
+pub use body::{Body, Chunks};
+pub use error::HttpError;
+pub use head::Method;
+pub use pipe::Chunk;
+pub use response::Response;
+
+use crate::disk::Disk;
+use crate::event;
+use connection::Connection;
+
+/// Stack of a coroutine. It is reserved, not used: pages are committed when touched. SQLite needs the most.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// Coroutines kept ready between connections. Each keeps the pages that it has touched, so a big pool costs memory.
+const READY_COROUTINES: usize = 16;
+
+/// The longest sleep of an idle worker. Timers and wake-ups cut it short; it only bounds the wake-ups of an idle client.
+const WORKER_SLEEP: Duration = Duration::from_secs(2);
+
+/// Wait after a failed accept: out of descriptors or memory is a state that lasts, and must not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections above the limit that are still told 503; those above these are closed without a word.
+const MAX_REFUSALS: usize = 64;
+
+/// Bounds of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many connections are served at once.
+    pub max_connections: usize,
+    /// In which a request's head must arrive, from its first byte.
+    pub head_timeout: Duration,
+    /// That a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// That a body or a response may stand still.
+    pub stall_timeout: Duration,
+}
+
+/// A request whose head has arrived.
+pub struct Request<'r, 'c> {
+    /// The method; HEAD has become GET, since the connection leaves the body out by itself.
+    pub method: &'r Method,
+    /// The path, without the query.
+    pub path: &'r str,
+    /// The value of Content-Type, if there is one.
+    pub content_type: Option<&'r str>,
+    /// The body, read only if the service wants it.
+    pub body: &'r mut Body<'c>,
+}
+
+/// What answers requests. Runs on coroutines: it must not block on a disk, and hands such work to the disk threads.
+pub trait Service: Send + Sync + 'static {
+    /// The answer to one request.
+    fn call(&self, request: Request<'_, '_>) -> Response;
+}
+
+/// A running server; cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+/// What all connections share.
+pub(crate) struct Shared {
+    limits: Limits,
+    disk: Disk,
+    connections: AtomicUsize,
+    refusals: AtomicUsize,
+    /// Requests whose head has arrived and whose response is not yet out.
+    in_flight: AtomicUsize,
+}
+
+impl Server {
+    /// Binds `address` and serves it from now on.
+    pub fn start(address: SocketAddr, limits: Limits, disk: Disk, service: impl Service) -> io::Result<Self> {
+        configure_coroutines();
+        // The listener of `may` sets SO_REUSEPORT, with which two servers on one port would share its connections
+        // without an error. Binding once without it finds the other one.
+        drop(ProbeListener::bind(address)?);
+        let listener = TcpListener::bind(address)?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            limits,
+            disk,
+            connections: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+        });
+        let accepting = Arc::clone(&shared);
+        let service = Arc::new(service);
+        may::go!(move || accept(&listener, &accepting, &service));
+        Ok(Self { address, shared })
+    }
+
+    /// The address it listens on, with the port that was picked.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many requests are being answered.
+    pub fn in_flight(&self) -> usize {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// The defaults of `may` suit a big server, not a board (DESIGN.md, hazards 3 and 7).
+fn configure_coroutines() {
+    let config = may::config();
+    // Pinned workers would hand their CPU mask of one core down to every payload.
+    config.set_worker_pin(false);
+    config.set_pool_capacity(READY_COROUTINES);
+    // Counted in words.
+    config.set_stack_size(STACK_BYTES / size_of::<usize>());
+    config.set_timeout_ns(u64::try_from(WORKER_SLEEP.as_nanos()).unwrap_or(u64::MAX));
+}
+
+fn accept<S: Service>(listener: &TcpListener, shared: &Arc<Shared>, service: &Arc<S>) {
+    let mut was_failing = false;
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                was_failing = false;
+                admit(stream, shared, service);
+            }
+            // The peer gave up while it was in the queue (accept(2)).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !was_failing {
+                    event!(Error, "cannot accept connections", error = error);
+                }
+                was_failing = true;
+                coroutine::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn admit<S: Service>(stream: TcpStream, shared: &Arc<Shared>, service: &Arc<S>) {
+    if let Some(slot) = Slot::take(&shared.connections, shared.limits.max_connections, shared) {
+        let service = Arc::clone(service);
+        may::go!(move || Connection::new(stream, &slot.shared).serve(&*service));
+    } else if let Some(slot) = Slot::take(&shared.refusals, MAX_REFUSALS, shared) {
+        may::go!(move || Connection::new(stream, &slot.shared).refuse());
+    }
+}
+
+/// One counted connection, given back when it ends, however it ends.
+struct Slot {
+    shared: Arc<Shared>,
+    is_refusal: bool,
+}
+
+impl Slot {
+    fn take(counter: &AtomicUsize, most: usize, shared: &Arc<Shared>) -> Option<Self> {
+        // Only the accept coroutine counts up, so no other can come between.
+        if counter.load(Ordering::Relaxed) >= most {
+            return None;
+        }
+        counter.fetch_add(1, Ordering::Relaxed);
+        let is_refusal = std::ptr::eq(counter, &raw const shared.refusals);
+        Some(Self { shared: Arc::clone(shared), is_refusal })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let shared = &self.shared;
+        let counter = if self.is_refusal { &shared.refusals } else { &shared.connections };
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,323 @@
+//! A bounded pipe of byte chunks between a coroutine and a disk thread, in either direction.
+//! Its few buffers go round and round, so a transfer has the same memory whatever its size. Either side may wait; a side
+//! that is dropped wakes the other.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use may::sync::Blocker;
+
+/// Bytes of data in a chunk: large enough that a system call for each costs little.
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Buffers of a pipe: one being filled, one being emptied, one in between.
+const BUFFERS: usize = 3;
+
+/// Room for the chunk-size line before the data and for the line end after it (RFC 9112, section 7.1), so that a chunk
+/// goes out in one write.
+const FRAME_HEAD: usize = 10;
+const FRAME_TAIL: usize = 2;
+
+/// Makes the two ends. `expected` bytes, where known, keep the first buffer of a small transfer small.
+pub(super) fn pipe(expected: Option<u64>) -> (Writer, Reader) {
+    let first_bytes = expected.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(CHUNK_BYTES);
+    let shared = Arc::new(Shared::default());
+    let writer =
+        Writer { shared: Arc::clone(&shared), filling: None, next_bytes: first_bytes.clamp(1, CHUNK_BYTES) };
+    (writer, Reader { shared })
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    full: VecDeque<Filled>,
+    free: Vec<Vec<u8>>,
+    made: usize,
+    end: Option<End>,
+    reader_is_gone: bool,
+    waiting_writer: Option<Arc<Blocker>>,
+    waiting_reader: Option<Arc<Blocker>>,
+}
+
+enum End {
+    Finished,
+    Failed(io::Error),
+}
+
+struct Filled {
+    buffer: Vec<u8>,
+    length: usize,
+}
+
+impl Shared {
+    /// Held for a few instructions only, never while waiting; nothing in there can panic.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wake(waiting: Option<Arc<Blocker>>) {
+    if let Some(blocker) = waiting {
+        blocker.unpark();
+    }
+}
+
+/// Waits until the other side wakes this one. Both sides look at the state again afterwards.
+fn wait(blocker: &Blocker) {
+    // Without a time-out, and coroutines are never cancelled here: there is no error to come.
+    let _ = blocker.park(None);
+}
+
+/// The end that bytes go into. Dropped without [`Writer::finish`], it tells the reader that something is missing.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    filling: Option<Filled>,
+    next_bytes: usize,
+}
+
+impl Writer {
+    /// The free part of the buffer that is being filled. Waits for a buffer; an error if the reader is gone.
+    pub(super) fn space(&mut self) -> io::Result<&mut [u8]> {
+        if self.filling.is_none() {
+            let buffer = self.take_buffer()?;
+            self.filling = Some(Filled { buffer, length: 0 });
+        }
+        let filled = self.filling.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        let end = filled.buffer.len() - FRAME_TAIL;
+        Ok(&mut filled.buffer[FRAME_HEAD + filled.length..end])
+    }
+
+    /// Says that `count` bytes were put in [`Writer::space`]; sends the buffer when it is full.
+    pub(super) fn advance(&mut self, count: usize) {
+        if let Some(filled) = &mut self.filling {
+            filled.length += count;
+            if FRAME_HEAD + filled.length + FRAME_TAIL >= filled.buffer.len() {
+                self.send();
+            }
+        }
+    }
+
+    /// Sends what is there.
+    pub(super) fn send(&mut self) {
+        if let Some(filled) = self.filling.take() {
+            let mut state = self.shared.lock();
+            state.full.push_back(filled);
+            let waiting = state.waiting_reader.take();
+            drop(state);
+            wake(waiting);
+        }
+    }
+
+    /// The regular end.
+    pub(super) fn finish(mut self) {
+        self.send();
+        self.end(End::Finished);
+    }
+
+    /// An end that the reader gets as this error.
+    pub(super) fn fail(self, error: io::Error) {
+        self.end(End::Failed(error));
+    }
+
+    fn end(&self, end: End) {
+        let mut state = self.shared.lock();
+        state.end.get_or_insert(end);
+        let waiting = state.waiting_reader.take();
+        drop(state);
+        wake(waiting);
+    }
+
+    fn take_buffer(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            let mut state = self.shared.lock();
+            if state.reader_is_gone {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if let Some(buffer) = state.free.pop() {
+                return Ok(buffer);
+            }
+            if state.made < BUFFERS {
+                state.made += 1;
+                drop(state);
+                let bytes = std::mem::replace(&mut self.next_bytes, CHUNK_BYTES);
+                return Ok(vec![0; FRAME_HEAD + bytes + FRAME_TAIL]);
+            }
+            let blocker = Blocker::current();
+            state.waiting_writer = Some(Arc::clone(&blocker));
+            drop(state);
+            wait(&blocker);
+        }
+    }
+}
+
+impl io::Write for Writer {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let space = self.space()?;
+        let count = space.len().min(data.len());
+        space[..count].copy_from_slice(&data[..count]);
+        self.advance(count);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.end(End::Failed(io::ErrorKind::UnexpectedEof.into()));
+    }
+}
+
+/// The end that bytes come out of.
+pub(super) struct Reader {
+    shared: Arc<Shared>,
+}
+
+impl Reader {
+    /// The next chunk. Waits for it; `None` after the regular end.
+    pub(super) fn next(&mut self) -> io::Result<Option<Chunk>> {
+        loop {
+            let mut state = self.shared.lock();
+            if let Some(filled) = state.full.pop_front() {
+                return Ok(Some(Chunk { filled, shared: Arc::clone(&self.shared) }));
+            }
+            match state.end.take() {
+                Some(End::Finished) => {
+                    state.end = Some(End::Finished);
+                    return Ok(None);
+                }
+                Some(End::Failed(error)) => {
+                    state.end = Some(End::Finished);
+                    return Err(error);
+                }
+                None => {}
+            }
+            let blocker = Blocker::current();
+            state.waiting_reader = Some(Arc::clone(&blocker));
+            drop(state);
+            wait(&blocker);
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.reader_is_gone = true;
+        let waiting = state.waiting_writer.take();
+        drop(state);
+        wake(waiting);
+    }
+}
+
+impl Iterator for Reader {
+    type Item = io::Result<Chunk>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Self::next(self).transpose()
+    }
+}
+
+/// Some bytes out of a pipe; its buffer goes back when it is dropped.
+pub struct Chunk {
+    filled: Filled,
+    shared: Arc<Shared>,
+}
+
+impl Chunk {
+    /// The chunk as the wire has it: size line, data, line end. Leading zeros are part of the grammar
+    /// (RFC 9112, section 7.1: `chunk-size = 1*HEXDIG`).
+    pub(super) fn framed(&mut self) -> &[u8] {
+        let Filled { buffer, length } = &mut self.filled;
+        let head = format!("{length:08x}\r\n");
+        buffer[..FRAME_HEAD].copy_from_slice(head.as_bytes());
+        let end = FRAME_HEAD + *length;
+        buffer[end..end + FRAME_TAIL].copy_from_slice(b"\r\n");
+        &buffer[..end + FRAME_TAIL]
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.filled.buffer[FRAME_HEAD..FRAME_HEAD + self.filled.length]
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.filled.buffer);
+        let mut state = self.shared.lock();
+        state.free.push(buffer);
+        let waiting = state.waiting_writer.take();
+        drop(state);
+        wake(waiting);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::thread;
+
+    fn bytes(count: usize) -> Vec<u8> {
+        (0..count).map(|n| u8::try_from(n % 251).expect("small")).collect()
+    }
+
+    #[test]
+    fn bytes_come_out_as_they_went_in_with_three_buffers_in_all() {
+        for size in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 20 * CHUNK_BYTES + 7] {
+            let (mut writer, mut reader) = pipe(None);
+            let sent = bytes(size);
+            let expected = sent.clone();
+            let thread = thread::spawn(move || {
+                writer.write_all(&sent).expect("read to the end");
+                writer.finish();
+            });
+            let mut seen = Vec::new();
+            while let Some(chunk) = reader.next().expect("no failure") {
+                seen.extend_from_slice(chunk.as_ref());
+            }
+            thread.join().expect("no panic");
+            assert_eq!(seen, expected);
+            assert!(reader.shared.lock().made <= BUFFERS);
+        }
+    }
+
+    #[test]
+    fn a_writer_that_vanishes_is_an_error_for_the_reader_once() {
+        let (mut writer, mut reader) = pipe(None);
+        writer.write_all(b"half").expect("space");
+        writer.send();
+        drop(writer);
+        assert_eq!(reader.next().expect("data first").expect("a chunk").as_ref(), b"half");
+        let error = reader.next().map(|_| ()).expect_err("cut off");
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert!(reader.next().expect("told already").is_none());
+    }
+
+    #[test]
+    fn a_reader_that_vanishes_stops_a_waiting_writer() {
+        let (mut writer, reader) = pipe(None);
+        let thread =
+            thread::spawn(move || writer.write_all(&bytes(10 * CHUNK_BYTES)).map_err(|error| error.kind()));
+        drop(reader);
+        assert_eq!(thread.join().expect("no panic"), Err(io::ErrorKind::BrokenPipe));
+    }
+
+    #[test]
+    fn a_chunk_is_framed_in_place() {
+        let (mut writer, mut reader) = pipe(Some(5));
+        writer.write_all(b"hello").expect("space");
+        writer.finish();
+        let mut chunk = reader.next().expect("no failure").expect("a chunk");
+        assert_eq!(chunk.framed(), b"00000005\r\nhello\r\n");
+    }
+}

@@ -1,0 +1,118 @@
+//! Responses: what a service hands back, and the bytes of their heads.
+
+use std::fmt::Write as _;
+use std::io;
+use std::time::SystemTime;
+
+/// Writes a body piece by piece on a disk thread. An error ends the connection before the body is complete, which is
+/// how HTTP tells a reader that something is missing.
+pub type Producer = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+
+/// What follows the head.
+pub(super) enum Payload {
+    /// All of it, with its length.
+    Whole(Vec<u8>),
+    /// Made while it is sent, in chunks.
+    Streamed(Producer),
+}
+
+/// The answer to a request.
+pub struct Response {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) payload: Payload,
+}
+
+impl Response {
+    /// A JSON body.
+    pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            status,
+            headers: vec![("Content-Type", "application/json".to_owned())],
+            payload: Payload::Whole(body.into()),
+        }
+    }
+
+    /// No body.
+    pub fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), payload: Payload::Whole(Vec::new()) }
+    }
+
+    /// A body that `producer` writes on a disk thread while it is sent. It is not called for HEAD.
+    pub fn streamed(
+        content_type: &str,
+        producer: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("Content-Type", content_type.to_owned())],
+            payload: Payload::Streamed(Box::new(producer)),
+        }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+}
+
+/// How the end of a body is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Content-Length.
+    Length(usize),
+    /// Transfer-Encoding: chunked.
+    Chunked,
+    /// The end of the connection: HTTP/1.0 knows no chunks.
+    Close,
+}
+
+/// The head as it goes on the wire (RFC 9112, section 4).
+pub(super) fn head(response: &Response, ending: Ending, connection: Option<&str>) -> String {
+    let mut head = String::with_capacity(256);
+    let date = httpdate::HttpDate::from(SystemTime::now());
+    // Writing to a String cannot fail.
+    let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", response.status, reason(response.status));
+    for (name, value) in &response.headers {
+        let _ = write!(head, "{name}: {value}\r\n");
+    }
+    let _ = match ending {
+        Ending::Length(length) => write!(head, "Content-Length: {length}\r\n"),
+        Ending::Chunked => write!(head, "Transfer-Encoding: chunked\r\n"),
+        Ending::Close => Ok(()),
+    };
+    if let Some(connection) = connection {
+        let _ = write!(head, "Connection: {connection}\r\n");
+    }
+    head.push_str("\r\n");
+    head
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        202 => "Accepted",
+        400 => "Bad Request",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        507 => "Insufficient Storage",
+        _ => "Unknown",
+    }
+}

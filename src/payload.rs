@@ -1,0 +1,232 @@
+//! What a payload is: its id, its status words, its outcome, and the JSON that callers see (`CONTRACT.md`, "Payload").
+//! No storage, no process and no HTTP here.
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use miniserde::Serialize;
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::Error as WordError;
+
+/// A payload's number: drawn and counted up by the store, 1 to 2^31 - 1, never given twice.
+pub type PayloadId = u32;
+
+/// Milliseconds since the Unix epoch.
+pub type UnixMs = i64;
+
+/// The closed set of status words that both server generations know.
+///
+/// serde gives the way in from a word, miniserde the way out to JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Status {
+    /// All files are on disk, the row is written, the payload waits for a slot.
+    Prepared,
+    /// `run.sh` has been started.
+    Running,
+    /// `run.sh` ended with exit code 0.
+    Completed,
+    /// Another exit code, a signal, or a start that failed.
+    Failed,
+    /// There is no `run.sh`.
+    Invalid,
+    /// Ended by `/kill`, a time limit, or a stop of the client.
+    Killed,
+    /// The directory has been removed by age.
+    Cleaned,
+}
+
+impl Status {
+    /// Whether the payload still waits or runs, so that its result is yet to come.
+    pub fn is_pending(self) -> bool {
+        matches!(self, Self::Prepared | Self::Running)
+    }
+
+    /// The status that `word` names.
+    pub fn from_word(word: &str) -> Result<Self, WordError> {
+        Self::deserialize(word.into_deserializer())
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the kernel counted for `run.sh` and the children it waited for (`getrusage(2)`), and the wall clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Usage {
+    /// Seconds from start to end.
+    pub wall_s: f64,
+    /// Seconds of user CPU time.
+    pub user_s: f64,
+    /// Seconds of system CPU time.
+    pub system_s: f64,
+    /// Largest resident set of one process, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// How a payload ended: what the runner tells the store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The status to set, unless the payload has been killed meanwhile.
+    pub status: Status,
+    /// Exit code of `run.sh`, where it exited.
+    pub exit_code: Option<i32>,
+    /// Signal that ended `run.sh`, where one did.
+    pub signal: Option<i32>,
+    /// Why, in one sentence, where the status does not say it all.
+    pub error: Option<String>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+impl Outcome {
+    /// A payload whose `run.sh` never ran.
+    pub fn not_started(status: Status, error: impl Into<String>) -> Self {
+        Self { status, exit_code: None, signal: None, error: Some(error.into()), usage: Usage::default() }
+    }
+}
+
+/// A payload as the store knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Payload {
+    /// Its number.
+    pub id: PayloadId,
+    /// Where it stands.
+    pub status: Status,
+    /// Absolute path of its directory.
+    pub loc: String,
+    /// Process id of `run.sh`, once started.
+    pub pid: Option<u32>,
+    /// Whether it was killed.
+    pub killed: bool,
+    /// Exit code, once it exited.
+    pub exit_code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+    /// Why it failed or was killed.
+    pub error: Option<String>,
+    /// When it was queued.
+    pub created_at: UnixMs,
+    /// When `run.sh` was started.
+    pub started_at: Option<UnixMs>,
+    /// When it ended, or was given up before its start.
+    pub finished_at: Option<UnixMs>,
+    /// What it used; the wall clock runs on while it does.
+    pub usage: Usage,
+}
+
+/// The wire form. `input` is always `{}`: the servers require the field and do not read it.
+#[derive(Serialize)]
+struct Wire<'a> {
+    id: PayloadId,
+    status: Status,
+    loc: &'a str,
+    pid: Option<u32>,
+    killed: bool,
+    input: Input,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    error: Option<&'a str>,
+    created_at: String,
+    started_at: Option<String>,
+    finished_at: Option<String>,
+    usage: Usage,
+}
+
+#[derive(Serialize)]
+struct Input {}
+
+impl Payload {
+    /// The payload as callers see it.
+    pub fn to_json(&self) -> String {
+        let mut usage = self.usage;
+        if let (Some(started), None) = (self.started_at, self.finished_at) {
+            usage.wall_s = seconds_between(started, now_ms());
+        }
+        miniserde::json::to_string(&Wire {
+            id: self.id,
+            status: self.status,
+            loc: &self.loc,
+            pid: self.pid,
+            killed: self.killed,
+            input: Input {},
+            exit_code: self.exit_code,
+            signal: self.signal,
+            error: self.error.as_deref(),
+            created_at: rfc3339(self.created_at),
+            started_at: self.started_at.map(rfc3339),
+            finished_at: self.finished_at.map(rfc3339),
+            usage,
+        })
+    }
+}
+
+/// The wall clock now.
+pub fn now_ms() -> UnixMs {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    since_epoch.map_or(0, |d| UnixMs::try_from(d.as_millis()).unwrap_or(UnixMs::MAX))
+}
+
+/// Seconds from one moment to another; 0 where the clock was set back in between.
+pub fn seconds_between(from: UnixMs, to: UnixMs) -> f64 {
+    let ms = u32::try_from((to - from).max(0)).unwrap_or(u32::MAX);
+    f64::from(ms) / 1000.0
+}
+
+/// A moment in the form of RFC 3339, whole seconds, UTC.
+fn rfc3339(at: UnixMs) -> String {
+    let since_epoch = Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_word_comes_back_as_itself() {
+        for status in [
+            Status::Prepared,
+            Status::Running,
+            Status::Completed,
+            Status::Failed,
+            Status::Invalid,
+            Status::Killed,
+            Status::Cleaned,
+        ] {
+            assert_eq!(Status::from_word(&status.to_string()), Ok(status));
+            assert_eq!(miniserde::json::to_string(&status), format!("\"{status}\""));
+        }
+        assert!(Status::from_word("Queued").is_err());
+    }
+
+    #[test]
+    fn the_json_is_the_one_of_the_contract() {
+        let payload = Payload {
+            id: 731_094,
+            status: Status::Failed,
+            loc: "/opt/data/5f0c \"x\"".to_owned(),
+            pid: Some(4242),
+            killed: false,
+            exit_code: Some(3),
+            signal: None,
+            error: None,
+            created_at: 1_795_493_400_000,
+            started_at: Some(1_795_493_400_250),
+            finished_at: Some(1_795_493_401_000),
+            usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
+        };
+        assert_eq!(
+            payload.to_json(),
+            concat!(
+                r#"{"id":731094,"status":"Failed","loc":"/opt/data/5f0c \"x\"","pid":4242,"killed":false,"#,
+                r#""input":{},"exit_code":3,"signal":null,"error":null,"created_at":"2026-11-24T04:10:00Z","#,
+                r#""started_at":"2026-11-24T04:10:00Z","finished_at":"2026-11-24T04:10:01Z","#,
+                r#""usage":{"wall_s":0.75,"user_s":0.5,"system_s":0.0,"max_rss_bytes":4096}}"#
+            )
+        );
+    }
+}

@@ -1,0 +1,151 @@
+//! Starts `./run.sh` in a payload's directory, and says in one sentence why it could not.
+
+use std::ffi::{CStr, CString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::environment::Environment;
+use crate::payload::PayloadId;
+use crate::sys::{self, Command};
+
+const SCRIPT: &str = "run.sh";
+const STDOUT_FILE: &str = ".orchestrator.out";
+const STDERR_FILE: &str = ".orchestrator.err";
+const SHELL: &CStr = c"/bin/sh";
+
+/// The longest `#!` line that Linux reads (BINPRM_BUF_SIZE, Linux 5.1).
+const SHEBANG_BYTES: u64 = 256;
+
+/// Why a payload was not started. Each is the payload's result, never an error of the daemon.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    #[error("there is no run.sh among the files; add one")]
+    NoScript,
+    #[error("cannot create {file}: {source}")]
+    Log { file: &'static str, source: io::Error },
+    #[error(
+        "run.sh asks for the interpreter {0}, which does not exist here; install it or change the #! line"
+    )]
+    NoInterpreter(String),
+    #[error(
+        "run.sh has no #! line, and this system has no /bin/sh to run it by; use an image that has one, or make run.sh a static ELF file"
+    )]
+    NoShell,
+    #[error(
+        "run.sh is a program whose dynamic loader does not exist here; link it statically or use an image that has it"
+    )]
+    NoLoader,
+    #[error("run.sh is a directory; it has to be a file")]
+    IsDirectory,
+    #[error(
+        "run.sh may not be executed: DATA_PATH is mounted noexec, or its interpreter is not executable ({0})"
+    )]
+    NotPermitted(io::Error),
+    #[error("run.sh is a program for another kind of processor or damaged ({0})")]
+    WrongFormat(io::Error),
+    #[error("the system refuses a new process; its limit of processes or memory is reached ({0})")]
+    NoProcess(io::Error),
+    #[error("run.sh cannot be started: {0}")]
+    Spawn(io::Error),
+}
+
+/// What all starts have in common.
+pub(super) struct Launcher {
+    environment: Environment,
+    stdin: File,
+}
+
+impl Launcher {
+    /// Fails where there is no /dev/null to read from.
+    pub(super) fn new() -> io::Result<Self> {
+        let stdin = File::open("/dev/null")
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
+        Ok(Self { environment: Environment::new(), stdin })
+    }
+
+    /// Starts the payload in `directory`. Gives the pid, which is the number of its session and process group too.
+    pub(super) fn start(&self, id: PayloadId, directory: &Path) -> Result<u32, StartError> {
+        let stdout = create_log(directory, STDOUT_FILE)?;
+        let stderr = create_log(directory, STDERR_FILE)?;
+        let own = Environment::own(id, directory);
+        let environment: Vec<&CStr> =
+            own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
+        let path = CString::new(directory.as_os_str().as_bytes()).map_err(|e| StartError::Spawn(e.into()))?;
+        let command = |program, arguments| {
+            sys::spawn(&Command {
+                program,
+                arguments,
+                environment: &environment,
+                directory: &path,
+                stdio: [self.stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+            })
+        };
+        let result = command(c"./run.sh", &[c"./run.sh"]);
+        match result {
+            // Not a format that the kernel knows: a shell would take it for a script (POSIX, Shell & Utilities 2.9.1.4).
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => {
+                if is_elf(&directory.join(SCRIPT)) {
+                    return Err(StartError::WrongFormat(error));
+                }
+                command(SHELL, &[c"sh", c"./run.sh"]).map_err(|error| match Errno::from_io_error(&error) {
+                    Some(Errno::NOENT) => StartError::NoShell,
+                    _ => why(error, directory),
+                })
+            }
+            Err(error) => Err(why(error, directory)),
+            Ok(pid) => Ok(pid),
+        }
+    }
+}
+
+fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> {
+    let mut options = OpenOptions::new();
+    options.append(true).create_new(true).mode(0o644);
+    options.open(directory.join(file)).map_err(|source| StartError::Log { file, source })
+}
+
+/// Looks at the files to say what the error number alone does not.
+fn why(error: io::Error, directory: &Path) -> StartError {
+    let script = directory.join(SCRIPT);
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) if !script.exists() => StartError::NoScript,
+        Some(Errno::NOENT) => match interpreter(&script) {
+            Some(interpreter) => StartError::NoInterpreter(interpreter),
+            None if is_elf(&script) => StartError::NoLoader,
+            None => StartError::Spawn(error),
+        },
+        Some(Errno::ACCESS | Errno::PERM) if script.is_dir() => StartError::IsDirectory,
+        Some(Errno::ACCESS | Errno::PERM) => StartError::NotPermitted(error),
+        Some(Errno::AGAIN | Errno::NOMEM) => StartError::NoProcess(error),
+        _ => StartError::Spawn(error),
+    }
+}
+
+fn first_bytes(script: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = File::open(script) {
+        // What cannot be read tells nothing; the caller then names the error number.
+        let _ = file.take(SHEBANG_BYTES).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+fn is_elf(script: &Path) -> bool {
+    first_bytes(script).starts_with(b"\x7fELF")
+}
+
+/// The interpreter of the `#!` line, without its argument.
+fn interpreter(script: &Path) -> Option<String> {
+    let bytes = first_bytes(script);
+    let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = String::from_utf8_lossy(line);
+    let name = line.split([' ', '\t']).find(|word| !word.is_empty())?;
+    // The usual trap with files from Windows: the carriage return is part of the name.
+    Some(name.replace('\r', "\\r"))
+}

@@ -1,0 +1,26 @@
+-- One row a payload. Times are milliseconds since the Unix epoch, sizes are bytes.
+CREATE TABLE payload (
+    id            INTEGER PRIMARY KEY,
+    status        TEXT    NOT NULL,
+    loc           TEXT    NOT NULL,
+    pid           INTEGER,
+    killed        INTEGER NOT NULL DEFAULT 0,
+    exit_code     INTEGER,
+    signal        INTEGER,
+    error         TEXT,
+    created_at    INTEGER NOT NULL,
+    started_at    INTEGER,
+    finished_at   INTEGER,
+    cleaned_at    INTEGER,
+    wall_s        REAL    NOT NULL DEFAULT 0,
+    user_s        REAL    NOT NULL DEFAULT 0,
+    system_s      REAL    NOT NULL DEFAULT 0,
+    max_rss_bytes INTEGER NOT NULL DEFAULT 0
+);
+
+-- Each index holds only the rows that its query looks for, so claiming, counting and cleaning do not slow down with
+-- the number of payloads kept.
+CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared';
+CREATE INDEX payload_running  ON payload (id)          WHERE started_at IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX payload_finished ON payload (finished_at) WHERE cleaned_at IS NULL;
+CREATE INDEX payload_cleaned  ON payload (cleaned_at)  WHERE cleaned_at IS NOT NULL;

@@ -1,0 +1,276 @@
+//! The system calls that neither std nor rustix offers safely: signals, `posix_spawn`, `waitid` and `wait4`.
+//! The only file with `unsafe`, each block one call wide. Nothing here knows what a payload is.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+use std::time::Duration;
+
+/// A signal that the client takes by waiting for it, never by a handler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGCHLD: a child has ended.
+    ChildExited,
+    /// SIGTERM or SIGINT: stop.
+    Stop,
+}
+
+/// The signals that the client waits for; they stay blocked in every thread.
+pub struct SignalSet(libc::sigset_t);
+
+impl SignalSet {
+    /// Blocks SIGCHLD, SIGTERM and SIGINT in the calling thread and in all that it starts from now on
+    /// (`pthread_sigmask(3)`), so that only [`SignalSet::wait`] takes them. Call before any thread is started.
+    pub fn block() -> io::Result<Self> {
+        let mut set = empty_signal_set();
+        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
+            // SAFETY: `set` is an initialised signal set and outlives the call.
+            check(unsafe { libc::sigaddset(&raw mut set, signal) })?;
+        }
+        // SAFETY: `set` is initialised; a null old set is allowed.
+        let code = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+        check_code(code)?;
+        Ok(Self(set))
+    }
+
+    /// Waits for the next signal (`sigwaitinfo(2)`). Signals of one kind that arrive together may be told once.
+    pub fn wait(&self) -> io::Result<Signal> {
+        loop {
+            // SAFETY: the set is initialised; a null info is allowed.
+            match unsafe { libc::sigwaitinfo(&raw const self.0, ptr::null_mut()) } {
+                libc::SIGCHLD => return Ok(Signal::ChildExited),
+                libc::SIGTERM | libc::SIGINT => return Ok(Signal::Stop),
+                _ => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn empty_signal_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigemptyset` initialises the set it is given and cannot fail for a valid pointer.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the call above.
+    unsafe { set.assume_init() }
+}
+
+fn full_signal_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: `sigfillset` initialises the set it is given and cannot fail for a valid pointer.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the call above.
+    unsafe { set.assume_init() }
+}
+
+/// A program to start.
+pub struct Command<'a> {
+    /// Path of the program, relative to `directory` or absolute.
+    pub program: &'a CStr,
+    /// All arguments, the name of the program first.
+    pub arguments: &'a [&'a CStr],
+    /// `NAME=value` strings: the whole environment.
+    pub environment: &'a [&'a CStr],
+    /// Working directory of the child.
+    pub directory: &'a CStr,
+    /// The child's descriptors 0, 1 and 2, in this order. It gets no other, as long as all are close-on-exec.
+    pub stdio: [BorrowedFd<'a>; 3],
+}
+
+/// Starts a program with `posix_spawn(3)`: in a session of its own, with an empty signal mask and default handlers.
+///
+/// `posix_spawn` runs on the caller's memory until the exec, as vfork does, so its cost does not grow with this process,
+/// and it reports a failed exec as an error instead of a child that ends at once.
+/// Needs glibc 2.29 or musl 1.1.24 (`posix_spawn_file_actions_addchdir_np`).
+pub fn spawn(command: &Command<'_>) -> io::Result<u32> {
+    let mut actions = FileActions::new()?;
+    actions.change_directory(command.directory)?;
+    for (target, source) in (0..).zip(command.stdio) {
+        actions.duplicate(source, target)?;
+    }
+    let attributes = Attributes::for_payload()?;
+    let arguments = null_terminated(command.arguments);
+    let environment = null_terminated(command.environment);
+    let mut pid = 0;
+    // SAFETY: program, actions, attributes and both null-terminated arrays are initialised and outlive the call.
+    let code = unsafe {
+        libc::posix_spawn(
+            &raw mut pid,
+            command.program.as_ptr(),
+            &raw const actions.0,
+            &raw const attributes.0,
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    };
+    check_code(code)?;
+    u32::try_from(pid).map_err(io::Error::other)
+}
+
+fn null_terminated(strings: &[&CStr]) -> Vec<*mut libc::c_char> {
+    let pointers = strings.iter().map(|string| string.as_ptr().cast_mut());
+    pointers.chain([ptr::null_mut()]).collect()
+}
+
+struct FileActions(libc::posix_spawn_file_actions_t);
+
+impl FileActions {
+    fn new() -> io::Result<Self> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: the call initialises the object it is given.
+        check_code(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
+        // SAFETY: initialised by the successful call above.
+        Ok(Self(unsafe { actions.assume_init() }))
+    }
+
+    fn change_directory(&mut self, directory: &CStr) -> io::Result<()> {
+        // SAFETY: the object is initialised; the path is copied by the call.
+        check_code(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, directory.as_ptr()) })
+    }
+
+    fn duplicate(&mut self, source: BorrowedFd<'_>, target: libc::c_int) -> io::Result<()> {
+        // SAFETY: the object is initialised; the descriptor is open as long as it is borrowed.
+        check_code(unsafe {
+            libc::posix_spawn_file_actions_adddup2(&raw mut self.0, source.as_raw_fd(), target)
+        })
+    }
+}
+
+impl Drop for FileActions {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
+    }
+}
+
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn for_payload() -> io::Result<Self> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: the call initialises the object it is given.
+        check_code(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
+        // SAFETY: initialised by the successful call above.
+        let mut attributes = Self(unsafe { attributes.assume_init() });
+        let object = &raw mut attributes.0;
+        let flags = libc::POSIX_SPAWN_SETSID
+            | libc::c_short::try_from(libc::POSIX_SPAWN_SETSIGMASK).map_err(io::Error::other)?
+            | libc::c_short::try_from(libc::POSIX_SPAWN_SETSIGDEF).map_err(io::Error::other)?;
+        // SAFETY: the object is initialised.
+        check_code(unsafe { libc::posix_spawnattr_setflags(object, flags) })?;
+        let (empty, full) = (empty_signal_set(), full_signal_set());
+        // SAFETY: object and set are initialised; the set is copied.
+        check_code(unsafe { libc::posix_spawnattr_setsigmask(object, &raw const empty) })?;
+        // SAFETY: object and set are initialised; the set is copied.
+        check_code(unsafe { libc::posix_spawnattr_setsigdefault(object, &raw const full) })?;
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `for_payload`, destroyed once.
+        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
+    }
+}
+
+/// Marks every descriptor but 0, 1 and 2 as close-on-exec (`fcntl(2)`): what this process was started with is not for its
+/// children. All that it opens itself is marked from the beginning.
+pub fn keep_descriptors_from_children() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(descriptor) = number.filter(|number| *number > 2) {
+            // SAFETY: F_SETFD takes an integer and touches no memory; a descriptor that is closed by now gives EBADF, which
+            // is as good.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// How a child ended, and what it used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Exit {
+    /// Exit code, or the number of the signal that ended it.
+    pub result: ExitResult,
+    /// User CPU time of the child and the descendants that it waited for.
+    pub user: Duration,
+    /// System CPU time of the same.
+    pub system: Duration,
+    /// Largest resident set of one of them, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// Exit code or signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitResult {
+    /// It exited with this code, 0 to 255.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+/// The pid of a child that has ended and is not reaped yet, if there is one (`waitid(2)` with WNOWAIT).
+/// As long as it is not reaped, its pid and process group cannot be given to a stranger.
+pub fn ended_child() -> Option<u32> {
+    let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: `info` is writable and large enough for what the kernel writes.
+    let code = unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) };
+    if code != 0 {
+        return None;
+    }
+    // SAFETY: zeroed before the call, which is a valid siginfo_t, and filled in by it where a child has ended.
+    let info = unsafe { info.assume_init() };
+    // SAFETY: all zero, or filled in for SIGCHLD, where si_pid is the field in use.
+    let pid = unsafe { info.si_pid() };
+    u32::try_from(pid).ok().filter(|pid| *pid > 0)
+}
+
+/// Reaps one ended child (`wait4(2)`). `None` if there is no such child, or it has not ended.
+pub fn reap(pid: u32) -> Option<Exit> {
+    let pid = libc::pid_t::try_from(pid).ok()?;
+    let mut status = 0;
+    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: both pointers are valid for writes for the length of the call.
+    let reaped = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    if reaped != pid {
+        return None;
+    }
+    // SAFETY: zeroed before the call, which is a valid rusage, and filled in by it.
+    let usage = unsafe { usage.assume_init() };
+    let result = if libc::WIFEXITED(status) {
+        ExitResult::Code(libc::WEXITSTATUS(status))
+    } else {
+        ExitResult::Signal(libc::WTERMSIG(status))
+    };
+    Some(Exit {
+        result,
+        user: duration(usage.ru_utime),
+        system: duration(usage.ru_stime),
+        // ru_maxrss counts KiB (getrusage(2)).
+        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+    })
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
+
+/// For calls that return -1 and set `errno`.
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// For calls that return the error number itself.
+fn check_code(code: libc::c_int) -> io::Result<()> {
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+}

@@ -1,0 +1,177 @@
+//! A running client: the real binary, killed and reaped when the test ends, with its data in a temporary directory.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::wire::{self, Answer};
+
+/// How long anything may take that a test waits for; reached only when something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub struct Client {
+    child: Child,
+    pub address: SocketAddr,
+    pub data: PathBuf,
+    log: Arc<Mutex<String>>,
+    _home: Option<tempfile::TempDir>,
+}
+
+/// The binary under test. `CLIENT_BINARY` names another build of it, such as a static one.
+pub fn binary() -> PathBuf {
+    std::env::var_os("CLIENT_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_job-orchestrator").into(), PathBuf::from)
+}
+
+impl Client {
+    /// With defaults, on port 0 of the loopback address.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// With these settings in the environment.
+    pub fn with(settings: &[(&str, &str)]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().join("data");
+        let mut client = Self::at(&data, settings);
+        client._home = Some(home);
+        client
+    }
+
+    /// With its data in this directory, which outlives it.
+    pub fn at(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(data);
+        command.envs(settings.iter().copied());
+        Self::spawn(command, data)
+    }
+
+    /// By a command of the test's own, which must log its start line to standard error.
+    pub fn spawn(mut command: Command, data: &Path) -> Self {
+        let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let address = loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("the client ended at its start: {:?}, {}", child.wait(), log.lock().unwrap());
+            };
+            log.lock().unwrap().push_str(&format!("{line}\n"));
+            if line.contains("client listening") {
+                let word = line.split(['=', ' ', '"']).find(|word| word.parse::<SocketAddr>().is_ok());
+                break word.unwrap_or_else(|| panic!("no address in {line}")).parse().unwrap();
+            }
+        };
+        let collected = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                collected.lock().unwrap().push_str(&format!("{line}\n"));
+            }
+        });
+        Self { child, address, data: data.to_owned(), log, _home: None }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        wire::call(self.address, "GET", path)
+    }
+
+    pub fn post(&self, path: &str) -> Answer {
+        wire::call(self.address, "POST", path)
+    }
+
+    /// Submits files and gives the id.
+    pub fn submit(&self, files: &[(&str, &[u8])]) -> String {
+        let answer = wire::submit_form(self.address, &wire::form(files));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json("status").as_deref(), Some("Prepared"));
+        answer.json("id").unwrap()
+    }
+
+    /// Submits one `run.sh` and gives the id.
+    pub fn run(&self, script: &str) -> String {
+        self.submit(&[("run.sh", script.as_bytes())])
+    }
+
+    /// Polls until the payload has ended, and gives that answer.
+    pub fn result(&self, id: &str) -> Answer {
+        self.retrieve_when(id, |answer| answer.status != 202)
+    }
+
+    /// Polls until `condition` holds for the answer to `/retrieve`.
+    pub fn retrieve_when(&self, id: &str, condition: impl Fn(&Answer) -> bool) -> Answer {
+        let path = format!("/retrieve/{id}");
+        wait_for(&path, || Some(self.get(&path)).filter(&condition))
+    }
+
+    /// Waits until the payload runs, and its script has made the file `name`.
+    pub fn wait_for_file(&self, id: &str, name: &str) -> PathBuf {
+        let answer = self.retrieve_when(id, |answer| answer.json("status").as_deref() != Some("Prepared"));
+        let path = Path::new(&answer.json("loc").unwrap()).join(name);
+        wait_for(name, || path.exists().then(|| path.clone()))
+    }
+
+    /// The payload directories on disk.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.data).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_dir()).collect()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status =
+            Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        wait_for("the end of the client", || child.try_wait().unwrap())
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Payloads are ended first, so that no test leaves a process behind.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let _ = Command::new("kill").arg(self.child.id().to_string()).stderr(Stdio::null()).status();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("--- log of the client\n{}", self.log());
+        }
+    }
+}
+
+/// Polls for something until it is there.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a process is there and not a zombie.
+pub fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}

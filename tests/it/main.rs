@@ -1,0 +1,6 @@
+//! Tests through the door: the real binary on port 0, real sockets, real processes. One crate, a module per subject;
+//! `client` starts and stops the program, `wire` speaks HTTP without a library that could hide a mistake.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test says what is wrong by failing
+
+mod client;
+mod wire;
