@@ -39,7 +39,7 @@ impl Answer {
             let mut file = archive.by_index(index).unwrap();
             let mut content = Vec::new();
             file.read_to_end(&mut content).unwrap();
-            (file.name().to_owned(), content)
+            (file.name().unwrap().into_owned(), content)
         };
         (0..archive.len()).map(read).collect()
     }
