@@ -35,13 +35,14 @@ impl Answer {
     pub fn files(&self) -> Vec<(String, Vec<u8>)> {
         assert_eq!(self.header("content-type").as_deref(), Some("application/zip"), "{}", self.text());
         let mut archive = zip::ZipArchive::new(Cursor::new(&self.body)).unwrap();
+        let count = archive.len();
         let read = |index| {
             let mut file = archive.by_index(index).unwrap();
             let mut content = Vec::new();
             file.read_to_end(&mut content).unwrap();
             (file.name().unwrap().into_owned(), content)
         };
-        (0..archive.len()).map(read).collect()
+        (0..count).map(read).collect()
     }
 
     /// One file of the ZIP as text.
