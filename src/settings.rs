@@ -92,7 +92,7 @@ const MAX_UPLOAD: Setting = Setting {
 const MAX_CONNECTIONS: Setting = Setting {
     name: "MAX_CONNECTIONS",
     default: "4096",
-    accepts: "a whole number, 1 to 1000000",
+    accepts: "a whole number, 1 to 16384",
     help: "connections served at once",
 };
 const HEAD_TIMEOUT: Setting = Setting {
@@ -266,7 +266,7 @@ impl Settings {
                     Err(_) => return Err(refused(&MAX_UPLOAD, text)),
                 },
             },
-            max_connections: usize::try_from(number(&MAX_CONNECTIONS, 1, 1_000_000)?.unwrap_or(4096))
+            max_connections: usize::try_from(number(&MAX_CONNECTIONS, 1, 16_384)?.unwrap_or(4096))
                 .unwrap_or(4096),
             head_timeout: seconds(&HEAD_TIMEOUT, 1, 10)?,
             idle_timeout: seconds(&IDLE_TIMEOUT, 1, 75)?,

@@ -28,11 +28,7 @@ impl CentralDirectory {
     /// `directory` is where the temporary file goes, should one be needed.
     pub(super) fn new(directory: &Path) -> Self {
         let spool = spooled_tempfile_in(MEMORY_BYTES, directory);
-        Self {
-            spool: BufWriter::with_capacity(BUFFER_BYTES, spool),
-            entries: 0,
-            bytes: 0,
-        }
+        Self { spool: BufWriter::with_capacity(BUFFER_BYTES, spool), entries: 0, bytes: 0 }
     }
 
     /// Adds the central record of one entry.
@@ -110,15 +106,11 @@ fn zip64_locator(end: &mut Vec<u8>, record_offset: u64) {
 }
 
 fn fits_u16(number: u64) -> Option<u16> {
-    u16::try_from(number)
-        .ok()
-        .filter(|short| *short != u16::MAX)
+    u16::try_from(number).ok().filter(|short| *short != u16::MAX)
 }
 
 fn fits_u32(number: u64) -> Option<u32> {
-    u32::try_from(number)
-        .ok()
-        .filter(|short| *short != u32::MAX)
+    u32::try_from(number).ok().filter(|short| *short != u32::MAX)
 }
 
 #[cfg(test)]
@@ -155,11 +147,7 @@ mod tests {
                 assert_eq!(bytes[at..at + 4], i.to_le_bytes());
             }
         }
-        assert_eq!(
-            std::fs::read_dir(directory.path()).unwrap().count(),
-            0,
-            "the spool file has no name"
-        );
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "the spool file has no name");
     }
 
     #[test]

@@ -28,10 +28,7 @@ const FILE_SAMPLE_BYTES: usize = 16 * 1024;
 pub(super) fn content_of(data: &[u8]) -> Content {
     let mut crc = Crc::new();
     crc.update(data);
-    Content {
-        crc: crc.sum(),
-        size: data.len() as u64,
-    }
+    Content { crc: crc.sum(), size: data.len() as u64 }
 }
 
 /// What became of a file.
@@ -90,10 +87,7 @@ impl Packer {
             Some(deflated) => zip.whole(head, CompressionMethod::DEFLATE, deflated, content)?,
             None => zip.whole(head, CompressionMethod::STORE, data, content)?,
         }
-        Ok(Packed {
-            bytes: filled as u64,
-            cut,
-        })
+        Ok(Packed { bytes: filled as u64, cut })
     }
 
     fn pack_stored(
@@ -124,21 +118,9 @@ impl Packer {
         self.deflate.reset();
         zip.streamed(head, CompressionMethod::DEFLATE, |send| {
             while let Some(data) = pieces.next(&mut self.input) {
-                deflate_piece(
-                    &mut self.deflate,
-                    data,
-                    &mut self.output,
-                    FlushCompress::None,
-                    send,
-                )?;
+                deflate_piece(&mut self.deflate, data, &mut self.output, FlushCompress::None, send)?;
             }
-            deflate_piece(
-                &mut self.deflate,
-                &[],
-                &mut self.output,
-                FlushCompress::Finish,
-                send,
-            )?;
+            deflate_piece(&mut self.deflate, &[], &mut self.output, FlushCompress::Finish, send)?;
             Ok(pieces.content())
         })?;
         Ok(pieces.packed())
@@ -149,10 +131,7 @@ impl Packer {
         let last = size.saturating_sub(FILE_SAMPLE_BYTES as u64);
         let mut filled = 0;
         for offset in [0, last / 2, last] {
-            let rest = self
-                .input
-                .get_mut(filled..filled + FILE_SAMPLE_BYTES)
-                .unwrap_or_default();
+            let rest = self.input.get_mut(filled..filled + FILE_SAMPLE_BYTES).unwrap_or_default();
             filled += file.read_at(rest, offset).unwrap_or(0);
         }
         let sample = self.input.get(..filled).unwrap_or_default();
@@ -172,10 +151,7 @@ fn shrink_whole<'out>(
     if data.len() > MIN_SAMPLED_BYTES {
         let mut sample = [0; SAMPLES * MEMORY_SAMPLE_BYTES];
         let last = data.len() - MEMORY_SAMPLE_BYTES;
-        for (piece, offset) in sample
-            .chunks_exact_mut(MEMORY_SAMPLE_BYTES)
-            .zip([0, last / 2, last])
-        {
+        for (piece, offset) in sample.chunks_exact_mut(MEMORY_SAMPLE_BYTES).zip([0, last / 2, last]) {
             if let Some(part) = data.get(offset..offset + MEMORY_SAMPLE_BYTES) {
                 piece.copy_from_slice(part);
             }
@@ -199,16 +175,10 @@ fn shrink<'out>(
     let limit = data.len() - data.len() / 10;
     let room = output.get_mut(..limit).unwrap_or_default();
     deflate.reset();
-    let status = deflate
-        .compress(data, room, FlushCompress::Finish)
-        .map_err(ArchiveError::Deflate)?;
+    let status = deflate.compress(data, room, FlushCompress::Finish).map_err(ArchiveError::Deflate)?;
     let length = usize::try_from(deflate.total_out()).unwrap_or(usize::MAX);
     // Any other status: the room was too small.
-    Ok(if status == Status::StreamEnd {
-        output.get(..length)
-    } else {
-        None
-    })
+    Ok(if status == Status::StreamEnd { output.get(..length) } else { None })
 }
 
 /// Deflates all of `data`; with `Finish` also what the compressor still holds.
@@ -221,9 +191,7 @@ fn deflate_piece(
 ) -> Result<(), ArchiveError> {
     loop {
         let (total_in, total_out) = (deflate.total_in(), deflate.total_out());
-        let status = deflate
-            .compress(data, output, flush)
-            .map_err(ArchiveError::Deflate)?;
+        let status = deflate.compress(data, output, flush).map_err(ArchiveError::Deflate)?;
         let taken = usize::try_from(deflate.total_in() - total_in).unwrap_or(usize::MAX);
         let made = usize::try_from(deflate.total_out() - total_out).unwrap_or(usize::MAX);
         data = data.get(taken..).unwrap_or_default();
@@ -248,13 +216,7 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     fn new(file: &'a File, size: u64) -> Self {
-        Self {
-            file,
-            left: size,
-            bytes: 0,
-            crc: Crc::new(),
-            cut: None,
-        }
+        Self { file, left: size, bytes: 0, crc: Crc::new(), cut: None }
     }
 
     /// `None` at the end, be it the expected one, an earlier one, or an error.
@@ -262,16 +224,10 @@ impl<'a> Pieces<'a> {
         if self.cut.is_some() {
             return None;
         }
-        let want = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(buffer.len());
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
         let (filled, cut) = read_full(self.file, buffer.get_mut(..want)?);
         self.cut = cut;
-        self.left = if filled < want {
-            0
-        } else {
-            self.left - filled as u64
-        };
+        self.left = if filled < want { 0 } else { self.left - filled as u64 };
         self.bytes += filled as u64;
         let data = buffer.get(..filled).filter(|data| !data.is_empty())?;
         self.crc.update(data);
@@ -279,17 +235,11 @@ impl<'a> Pieces<'a> {
     }
 
     fn content(&self) -> Content {
-        Content {
-            crc: self.crc.sum(),
-            size: self.bytes,
-        }
+        Content { crc: self.crc.sum(), size: self.bytes }
     }
 
     fn packed(self) -> Packed {
-        Packed {
-            bytes: self.bytes,
-            cut: self.cut,
-        }
+        Packed { bytes: self.bytes, cut: self.cut }
     }
 }
 
@@ -315,11 +265,7 @@ mod tests {
     use std::io::Write;
     use std::path::Path;
 
-    const HEAD: Head<'static> = Head {
-        name: b"file",
-        mode: 0o100_644,
-        mtime_s: 1,
-    };
+    const HEAD: Head<'static> = Head { name: b"file", mode: 0o100_644, mtime_s: 1 };
 
     /// Archives one file as if it had had `size` bytes when opened, and reads the archive back.
     fn pack(
@@ -360,14 +306,9 @@ mod tests {
     #[test]
     fn every_size_around_the_limits_comes_back() {
         for make in [text, noise] {
-            for limit in [
-                0,
-                MIN_DEFLATE_BYTES,
-                MIN_SAMPLED_BYTES,
-                BUFFER_BYTES,
-                2 * BUFFER_BYTES,
-                9 * BUFFER_BYTES,
-            ] {
+            for limit in
+                [0, MIN_DEFLATE_BYTES, MIN_SAMPLED_BYTES, BUFFER_BYTES, 2 * BUFFER_BYTES, 9 * BUFFER_BYTES]
+            {
                 for size in [limit.saturating_sub(1), limit, limit + 1] {
                     let data = make(size);
                     let (packed, entry) = pack(&file_of(&data), size as u64, plain);
@@ -436,13 +377,7 @@ mod tests {
             let size = data.len() as u64;
             let to = 2_000_001;
             let writer = file.try_clone().unwrap();
-            let (packed, entry) = pack(&file, size, |bytes| {
-                Box::new(Shrinker {
-                    file: writer,
-                    to,
-                    bytes,
-                })
-            });
+            let (packed, entry) = pack(&file, size, |bytes| Box::new(Shrinker { file: writer, to, bytes }));
             assert_eq!(packed.bytes, to);
             assert!(packed.cut.is_none());
             assert!(entry.data == data[..2_000_001]);

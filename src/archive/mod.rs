@@ -75,15 +75,9 @@ pub enum ArchiveError {
 /// made only when that outgrows 256 KiB. The directory may change meanwhile: what is gone is not in the archive, what
 /// cannot be read is listed in [`Summary::skipped`] and in a last entry `.orchestrator.skipped`. After an error the output
 /// is no archive: whoever receives it must be told that it ended early.
-pub fn write_zip(
-    directory: &Path,
-    spool: &Path,
-    out: &mut dyn Write,
-) -> Result<Summary, ArchiveError> {
-    let mut walk = Walk::open(directory).map_err(|source| ArchiveError::OpenDirectory {
-        path: directory.to_path_buf(),
-        source,
-    })?;
+pub fn write_zip(directory: &Path, spool: &Path, out: &mut dyn Write) -> Result<Summary, ArchiveError> {
+    let mut walk = Walk::open(directory)
+        .map_err(|source| ArchiveError::OpenDirectory { path: directory.to_path_buf(), source })?;
     let mut zip = ZipStream::new(spool, out);
     let mut packer = Packer::new();
     let mut skipped = SkipList::default();
@@ -106,37 +100,20 @@ pub fn write_zip(
                 let done = packer.pack(&mut zip, &head(name, meta), &file, size)?;
                 input_bytes += done.bytes;
                 if let Some(reason) = done.cut {
-                    skipped.add(
-                        name,
-                        format_args!("cut after {} bytes: {reason}", done.bytes),
-                    );
+                    skipped.add(name, format_args!("cut after {} bytes: {reason}", done.bytes));
                 }
             }
             Found::Link { meta, target } => {
                 let target = target.as_bytes();
-                zip.whole(
-                    &head(name, meta),
-                    CompressionMethod::STORE,
-                    target,
-                    content_of(target),
-                )?;
+                zip.whole(&head(name, meta), CompressionMethod::STORE, target, content_of(target))?;
             }
             Found::Lost(reason) => skipped.add(name, reason),
         }
     }
 
     if let Some(list) = skipped.as_text() {
-        let head = Head {
-            name: SKIPPED_NAME,
-            mode: SKIPPED_MODE,
-            mtime_s: now_s(),
-        };
-        zip.whole(
-            &head,
-            CompressionMethod::STORE,
-            list.as_bytes(),
-            content_of(list.as_bytes()),
-        )?;
+        let head = Head { name: SKIPPED_NAME, mode: SKIPPED_MODE, mtime_s: now_s() };
+        zip.whole(&head, CompressionMethod::STORE, list.as_bytes(), content_of(list.as_bytes()))?;
     }
     let totals = zip.finish()?;
     Ok(Summary {
@@ -150,22 +127,15 @@ pub fn write_zip(
 
 /// Whether the payload has put something where the list of skipped paths goes: two entries of one name would confuse readers.
 fn is_reserved(name: &[u8]) -> bool {
-    name.strip_prefix(SKIPPED_NAME)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+    name.strip_prefix(SKIPPED_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 fn head(name: &[u8], meta: Meta) -> Head<'_> {
-    Head {
-        name,
-        mode: meta.mode,
-        mtime_s: meta.mtime_s,
-    }
+    Head { name, mode: meta.mode, mtime_s: meta.mtime_s }
 }
 
 /// Seconds since 1970; a clock before that counts as 1970.
 fn now_s() -> i64 {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }

@@ -15,11 +15,7 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(super) fn new(out: &'a mut dyn Write) -> Self {
-        Self {
-            out,
-            buffer: Vec::with_capacity(BUFFER_BYTES),
-            offset: 0,
-        }
+        Self { out, buffer: Vec::with_capacity(BUFFER_BYTES), offset: 0 }
     }
 
     /// Bytes of the archive so far.
@@ -46,9 +42,7 @@ impl<'a> Output<'a> {
     }
 
     fn write_buffer(&mut self) -> Result<(), ArchiveError> {
-        self.out
-            .write_all(&self.buffer)
-            .map_err(ArchiveError::Write)?;
+        self.out.write_all(&self.buffer).map_err(ArchiveError::Write)?;
         self.buffer.clear();
         Ok(())
     }

@@ -33,11 +33,7 @@ impl<'a> Head<'a> {
             .new_dir(EntryPath::verbatim(self.name))
             .unix_permissions(self.mode)
             .last_modified(UtcDateTime::from_unix(self.mtime_s))
-            .extra_field(
-                ExtraFieldId::EXTENDED_TIMESTAMP,
-                &self.timestamp(),
-                Header::LOCAL,
-            )
+            .extra_field(ExtraFieldId::EXTENDED_TIMESTAMP, &self.timestamp(), Header::LOCAL)
             .and_then(ZipDirBuilder::create)
             .map_err(ArchiveError::Record)
     }
@@ -53,11 +49,7 @@ impl<'a> Head<'a> {
             .compression_method(method)
             .unix_permissions(self.mode)
             .last_modified(UtcDateTime::from_unix(self.mtime_s))
-            .extra_field(
-                ExtraFieldId::EXTENDED_TIMESTAMP,
-                &self.timestamp(),
-                Header::LOCAL,
-            )
+            .extra_field(ExtraFieldId::EXTENDED_TIMESTAMP, &self.timestamp(), Header::LOCAL)
             .and_then(ZipFileBuilder::start)
             .map(|(entry, _)| entry)
             .map_err(ArchiveError::Record)

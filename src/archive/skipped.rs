@@ -27,10 +27,7 @@ impl SkipList {
     pub(super) fn add(&mut self, path: &[u8], reason: impl Display) {
         self.total += 1;
         if self.first.len() < MAX_LINES {
-            self.first.push(Skipped {
-                path: printable(path),
-                reason: reason.to_string(),
-            });
+            self.first.push(Skipped { path: printable(path), reason: reason.to_string() });
         }
     }
 

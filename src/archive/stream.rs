@@ -37,11 +37,7 @@ pub(super) struct ZipStream<'a> {
 
 impl<'a> ZipStream<'a> {
     pub(super) fn new(spool: &Path, out: &'a mut dyn Write) -> Self {
-        Self {
-            output: Output::new(out),
-            central: CentralDirectory::new(spool),
-            caught: Caught::default(),
-        }
+        Self { output: Output::new(out), central: CentralDirectory::new(spool), caught: Caught::default() }
     }
 
     /// A directory; `head.name` ends in `/`.
@@ -68,11 +64,7 @@ impl<'a> ZipStream<'a> {
     ) -> Result<(), ArchiveError> {
         let sizes = (u32::try_from(content.size), u32::try_from(data.len()));
         let known = match sizes {
-            (Ok(size), Ok(compressed_size)) => Some(Known {
-                crc: content.crc,
-                size,
-                compressed_size,
-            }),
+            (Ok(size), Ok(compressed_size)) => Some(Known { crc: content.crc, size, compressed_size }),
             _ => None,
         };
         self.file(head, method, known, |send| {
@@ -111,9 +103,7 @@ impl<'a> ZipStream<'a> {
             self.caught.count(&mut entry, data)
         })?;
 
-        entry
-            .finish(DataDescriptorOutput::new(content.crc, content.size))
-            .map_err(ArchiveError::Record)?;
+        entry.finish(DataDescriptorOutput::new(content.crc, content.size)).map_err(ArchiveError::Record)?;
         self.caught.release(|descriptor| match known {
             Some(_) => Ok(()), // the header has said it all
             None => self.output.push(descriptor),
@@ -126,10 +116,7 @@ impl<'a> ZipStream<'a> {
     pub(super) fn finish(mut self) -> Result<Totals, ArchiveError> {
         let entries = self.central.write_to(&mut self.output)?;
         self.output.flush()?;
-        Ok(Totals {
-            entries,
-            bytes: self.output.offset(),
-        })
+        Ok(Totals { entries, bytes: self.output.offset() })
     }
 
     fn add_central(&mut self, patch: Patch) -> Result<(), ArchiveError> {

@@ -30,23 +30,14 @@ pub(super) fn read_back(zip: &[u8]) -> BTreeMap<Vec<u8>, Entry> {
     let mut all = BTreeMap::new();
     while let Some(record) = entries.next_entry().unwrap() {
         let local = archive.get_entry(record.wayfinder()).unwrap();
-        assert_eq!(
-            local.local_header().file_path().as_bytes(),
-            record.file_path().as_bytes()
-        );
+        assert_eq!(local.local_header().file_path().as_bytes(), record.file_path().as_bytes());
         assert_eq!(local.local_header().flags(), record.flags());
         let mut data = Vec::new();
         if record.compression_method() == CompressionMethod::DEFLATE {
             let inflate = flate2::bufread::DeflateDecoder::new(local.data());
-            local
-                .verifying_reader(inflate)
-                .read_to_end(&mut data)
-                .unwrap();
+            local.verifying_reader(inflate).read_to_end(&mut data).unwrap();
         } else {
-            local
-                .verifying_reader(local.data())
-                .read_to_end(&mut data)
-                .unwrap();
+            local.verifying_reader(local.data()).read_to_end(&mut data).unwrap();
         }
         let rawzip::time::ZipDateTimeKind::Utc(mtime) = record.last_modified() else {
             unreachable!("no extended timestamp");
@@ -87,14 +78,8 @@ fn names(entries: &BTreeMap<Vec<u8>, Entry>) -> Vec<&[u8]> {
 }
 
 fn set_mtime(path: &Path, seconds: i64) {
-    let time = Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    let times = Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    let times = Timestamps { last_access: time, last_modification: time };
     utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
@@ -116,16 +101,13 @@ fn other_reader(zip: &[u8], command: &[&str]) -> Option<bool> {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), zip).unwrap();
     let path = file.path().to_str().unwrap();
-    let arguments = command[1..]
-        .iter()
-        .map(|argument| argument.replace("{}", path));
+    let arguments = command[1..].iter().map(|argument| argument.replace("{}", path));
     let output = Command::new(command[0]).args(arguments).output().ok()?;
     Some(output.status.success())
 }
 
 fn assert_others_read(zip: &[u8]) {
-    let python =
-        "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
+    let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
     for command in [
         &["unzip", "-tqq", "{}"][..],
         &["python3", "-c", python, "{}"],
@@ -142,11 +124,7 @@ fn is_root() -> bool {
 
 /// A tree that std cannot remove, as it holds a descriptor per level.
 fn remove_deep(directory: &TempDir) {
-    Command::new("rm")
-        .arg("-rf")
-        .arg(directory.path())
-        .status()
-        .unwrap();
+    Command::new("rm").arg("-rf").arg(directory.path()).status().unwrap();
 }
 
 #[test]
@@ -168,15 +146,7 @@ fn modes_times_and_links_are_kept() {
 
     let (_, bytes) = zip(dir.path());
     let entries = read_back(&bytes);
-    let expected = [
-        "absolute",
-        "dangling",
-        "run.sh",
-        "sub/",
-        "sub/empty/",
-        "sub/secret",
-        "to-dir",
-    ];
+    let expected = ["absolute", "dangling", "run.sh", "sub/", "sub/empty/", "sub/secret", "to-dir"];
     assert_eq!(names(&entries), expected.map(str::as_bytes));
     let entry = |name: &str| &entries[name.as_bytes()];
     assert_eq!(entry("run.sh").mode, 0o104_755);
@@ -205,31 +175,16 @@ fn unzip_restores_times_links_and_modes_in_any_time_zone() {
     let out = tempdir().unwrap();
     let archive = out.path().join("a.zip");
     fs::write(&archive, bytes).unwrap();
-    let unzip = Command::new("unzip")
-        .env("TZ", "XST-9")
-        .arg("-qq")
-        .arg(&archive)
-        .arg("-d")
-        .arg(out.path())
-        .status();
+    let unzip =
+        Command::new("unzip").env("TZ", "XST-9").arg("-qq").arg(&archive).arg("-d").arg(out.path()).status();
     if unzip.is_err() {
         return; // not installed
     }
     assert!(unzip.unwrap().success());
     let meta = fs::metadata(out.path().join("file")).unwrap();
     assert_eq!(meta.permissions().mode(), 0o100_751);
-    assert_eq!(
-        meta.modified()
-            .unwrap()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_secs(),
-        1_700_000_001
-    );
-    assert_eq!(
-        fs::read_link(out.path().join("link")).unwrap(),
-        Path::new("file")
-    );
+    assert_eq!(meta.modified().unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs(), 1_700_000_001);
+    assert_eq!(fs::read_link(out.path().join("link")).unwrap(), Path::new("file"));
 }
 
 #[test]
@@ -254,9 +209,7 @@ fn names_keep_every_byte() {
     let (_, bytes) = zip(dir.path());
     let entries = read_back(&bytes);
     for (name, utf8) in cases {
-        let entry = entries
-            .get(name)
-            .unwrap_or_else(|| unreachable!("{}", name.escape_ascii()));
+        let entry = entries.get(name).unwrap_or_else(|| unreachable!("{}", name.escape_ascii()));
         assert_eq!(entry.data, name);
         assert_eq!(entry.utf8, utf8, "{}", name.escape_ascii());
     }
@@ -279,24 +232,14 @@ fn small_entries_can_be_read_without_seeking() {
         assert!(!header.flags().has_data_descriptor());
         assert_eq!(header.crc32(), record.crc32());
         assert_eq!(header.compressed_size_hint(), record.compressed_size_hint());
-        assert_eq!(
-            header.uncompressed_size_hint(),
-            record.uncompressed_size_hint()
-        );
+        assert_eq!(header.uncompressed_size_hint(), record.uncompressed_size_hint());
     }
 }
 
 #[test]
 fn pipes_and_sockets_are_left_out_without_blocking() {
     let dir = tempdir().unwrap();
-    mknodat(
-        CWD,
-        dir.path().join("pipe"),
-        FileType::Fifo,
-        Mode::from(0o644),
-        0,
-    )
-    .unwrap();
+    mknodat(CWD, dir.path().join("pipe"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
     fs::write(dir.path().join("file"), "x").unwrap();
     let start = std::time::Instant::now();
@@ -319,10 +262,7 @@ fn what_cannot_be_opened_as_a_directory_is_an_error() {
     symlink("/etc", dir.path().join("link")).unwrap();
     for name in ["missing", "file", "link"] {
         let result = write_zip(&dir.path().join(name), dir.path(), &mut Vec::new());
-        assert!(
-            matches!(result, Err(ArchiveError::OpenDirectory { .. })),
-            "{name}"
-        );
+        assert!(matches!(result, Err(ArchiveError::OpenDirectory { .. })), "{name}");
     }
 }
 
@@ -348,11 +288,9 @@ impl Write for Full {
 #[test]
 fn a_receiver_that_fails_ends_the_work_at_once() {
     let dir = tempdir().unwrap();
-    for (name, data) in [
-        ("noise", noise(1_000_000)),
-        ("text", b"0123 456 ".repeat(1_000_000)),
-        ("small", noise(10)),
-    ] {
+    for (name, data) in
+        [("noise", noise(1_000_000)), ("text", b"0123 456 ".repeat(1_000_000)), ("small", noise(10))]
+    {
         fs::write(dir.path().join(name), data).unwrap();
     }
     let (summary, _) = zip(dir.path());
@@ -382,47 +320,27 @@ fn what_cannot_be_read_is_listed_in_the_archive() {
     let mut lines: Vec<_> = list.lines().collect();
     lines.sort_unstable();
     let denied = "Permission denied (os error 13)";
-    assert_eq!(
-        lines,
-        [
-            format!("closed: {denied}"),
-            format!("shut/: cannot list it: {denied}")
-        ]
-    );
+    assert_eq!(lines, [format!("closed: {denied}"), format!("shut/: cannot list it: {denied}")]);
     assert_others_read(&bytes);
 }
 
 #[test]
 fn a_payload_cannot_fake_the_list_of_skipped_files() {
     let dir = tempdir().unwrap();
-    fs::write(
-        dir.path().join(OsStr::from_bytes(SKIPPED_NAME)),
-        "all is well",
-    )
-    .unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)), "all is well").unwrap();
     let (summary, bytes) = zip(dir.path());
     assert_eq!(summary.skipped_total, 1);
     let entries = read_back(&bytes);
-    assert_eq!(
-        entries[SKIPPED_NAME].data,
-        b".orchestrator.skipped: the name is reserved for this list\n"
-    );
+    assert_eq!(entries[SKIPPED_NAME].data, b".orchestrator.skipped: the name is reserved for this list\n");
     assert_eq!(entries[SKIPPED_NAME].mode, SKIPPED_MODE);
 
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join(OsStr::from_bytes(SKIPPED_NAME))).unwrap();
-    fs::write(
-        dir.path().join(OsStr::from_bytes(SKIPPED_NAME)).join("x"),
-        "",
-    )
-    .unwrap();
+    fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)).join("x"), "").unwrap();
     fs::write(dir.path().join(".orchestrator.skipped-not"), "").unwrap();
     let (summary, bytes) = zip(dir.path());
     assert_eq!(summary.skipped_total, 2);
-    assert_eq!(
-        names(&read_back(&bytes)),
-        [SKIPPED_NAME, b".orchestrator.skipped-not"]
-    );
+    assert_eq!(names(&read_back(&bytes)), [SKIPPED_NAME, b".orchestrator.skipped-not"]);
 }
 
 #[test]
@@ -471,10 +389,7 @@ fn a_path_longer_than_zip_can_name_is_listed_as_skipped() {
     remove_deep(&dir);
     // 255 of them come to 65,280 bytes with their slashes; the next would have 65,536.
     assert_eq!((summary.entries, summary.skipped_total), (256, 1));
-    assert_eq!(
-        summary.skipped[0].reason,
-        "the path has more than the 65,535 bytes of a ZIP name"
-    );
+    assert_eq!(summary.skipped[0].reason, "the path has more than the 65,535 bytes of a ZIP name");
     assert_eq!(read_back(&bytes).len(), 256);
 }
 
@@ -482,10 +397,7 @@ fn a_path_longer_than_zip_can_name_is_listed_as_skipped() {
 #[ignore = "writes 5 GiB of zeros through the compressor: ten seconds and more"]
 fn a_sparse_file_of_5_gib_opens_everywhere() {
     let dir = tempdir().unwrap();
-    fs::File::create(dir.path().join("sparse"))
-        .unwrap()
-        .set_len(5 << 30)
-        .unwrap();
+    fs::File::create(dir.path().join("sparse")).unwrap().set_len(5 << 30).unwrap();
     fs::write(dir.path().join("small"), "x").unwrap();
     let (summary, bytes) = zip(dir.path());
     assert_eq!(summary.input_bytes, (5 << 30) + 1);
@@ -513,8 +425,7 @@ fn an_archive_over_4_gib_opens_everywhere() {
     let summary = write_zip(dir.path(), dir.path(), &mut archive.as_file()).unwrap();
     assert!(summary.output_bytes > u64::from(u32::MAX));
     let path = archive.path().to_str().unwrap();
-    let python =
-        "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
+    let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";
     for command in [
         &["unzip", "-tqq", path][..],
         &["python3", "-c", python, path],

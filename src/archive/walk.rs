@@ -17,10 +17,8 @@ const MAX_NAME_BYTES: usize = u16::MAX as usize;
 /// Directories above the current one that stay open; those further up are opened again on the way back.
 const OPEN_LEVELS: usize = 16;
 
-const DIRECTORY_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// NONBLOCK and NOCTTY: the name may have become a pipe or a terminal since it was listed.
 const FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
@@ -39,10 +37,7 @@ pub(super) struct Meta {
 
 impl From<&Stat> for Meta {
     fn from(stat: &Stat) -> Self {
-        Self {
-            mode: stat.st_mode,
-            mtime_s: stat.st_mtime,
-        }
+        Self { mode: stat.st_mode, mtime_s: stat.st_mtime }
     }
 }
 
@@ -75,13 +70,11 @@ impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::System(errno) => io::Error::from(*errno).fmt(f),
-            Self::NameTooLong => {
-                f.write_str("the path has more than the 65,535 bytes of a ZIP name")
-            }
+            Self::NameTooLong => f.write_str("the path has more than the 65,535 bytes of a ZIP name"),
             Self::Changed => f.write_str("it became something else while the archive was made"),
-            Self::Moved => f.write_str(
-                "it was moved while the archive was made; not all of its entries are here",
-            ),
+            Self::Moved => {
+                f.write_str("it was moved while the archive was made; not all of its entries are here")
+            }
         }
     }
 }
@@ -115,11 +108,7 @@ impl Walk {
         let root = openat(CWD, directory, DIRECTORY_FLAGS, Mode::empty())?;
         let top = openat(&root, c".", DIRECTORY_FLAGS, Mode::empty())?;
         let stat = fstat(&top)?;
-        let mut walk = Self {
-            root,
-            levels: Vec::new(),
-            name: Vec::new(),
-        };
+        let mut walk = Self { root, levels: Vec::new(), name: Vec::new() };
         walk.enter(top, &stat)?;
         Ok(walk)
     }
@@ -167,31 +156,22 @@ impl Walk {
         match seen {
             Err(Errno::NOENT) | Ok(Seen::Special) => None,
             // What the flags make of a link in the place of a file or a directory, and of a file in that of a directory.
-            Err(Errno::LOOP | Errno::NOTDIR) | Ok(Seen::Changed) => {
-                Some(Found::Lost(Lost::Changed))
-            }
+            Err(Errno::LOOP | Errno::NOTDIR) | Ok(Seen::Changed) => Some(Found::Lost(Lost::Changed)),
             Err(errno) => Some(Found::Lost(Lost::System(errno))),
             Ok(_) if too_long => Some(Found::Lost(Lost::NameTooLong)),
             Ok(Seen::Directory(fd, stat)) => {
                 let unlisted = self.enter(fd, &stat).err().map(Lost::System);
-                Some(Found::Directory {
-                    meta: Meta::from(&stat),
-                    unlisted,
-                })
+                Some(Found::Directory { meta: Meta::from(&stat), unlisted })
             }
-            Ok(Seen::Closed(stat, errno)) => Some(Found::Directory {
-                meta: Meta::from(&stat),
-                unlisted: Some(Lost::System(errno)),
-            }),
+            Ok(Seen::Closed(stat, errno)) => {
+                Some(Found::Directory { meta: Meta::from(&stat), unlisted: Some(Lost::System(errno)) })
+            }
             Ok(Seen::File(fd, stat)) => Some(Found::File {
                 file: File::from(fd),
                 meta: Meta::from(&stat),
                 size: u64::try_from(stat.st_size).unwrap_or_default(),
             }),
-            Ok(Seen::Link(stat, target)) => Some(Found::Link {
-                meta: Meta::from(&stat),
-                target,
-            }),
+            Ok(Seen::Link(stat, target)) => Some(Found::Link { meta: Meta::from(&stat), target }),
         }
     }
 
@@ -238,11 +218,8 @@ impl Walk {
             return open_same(self.root.as_fd(), c".", level.id).ok();
         }
         let mut at = None;
-        for component in self
-            .name
-            .get(..level.name_bytes)?
-            .split(|byte| *byte == b'/')
-            .filter(|name| !name.is_empty())
+        for component in
+            self.name.get(..level.name_bytes)?.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
         {
             let parent = at.as_ref().unwrap_or(&self.root);
             at = Some(openat(parent, component, DIRECTORY_FLAGS, Mode::empty()).ok()?);
@@ -266,9 +243,7 @@ enum Seen {
 fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType) -> Result<Seen, Errno> {
     let file_type = match listed_as {
         // Some file systems do not tell.
-        FileType::Unknown => {
-            FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
-        }
+        FileType::Unknown => FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
         known => known,
     };
     match file_type {
@@ -329,11 +304,7 @@ fn id(stat: &Stat) -> (u64, u64) {
 /// Opens a directory that has been seen before. A child may have been moved elsewhere, and its `..` with it: hence the check.
 fn open_same(dir: BorrowedFd<'_>, name: &CStr, expected: (u64, u64)) -> Result<OwnedFd, Errno> {
     let fd = openat(dir, name, DIRECTORY_FLAGS, Mode::empty())?;
-    if id(&fstat(&fd)?) == expected {
-        Ok(fd)
-    } else {
-        Err(Errno::STALE)
-    }
+    if id(&fstat(&fd)?) == expected { Ok(fd) } else { Err(Errno::STALE) }
 }
 
 /// Reads a directory from a position that an earlier descriptor gave; file systems keep these meaningful, as NFS servers need it.
@@ -371,10 +342,7 @@ mod tests {
         let mut walk = Walk::open(payload.path()).unwrap();
         walk.next().unwrap();
         let first = name(&walk);
-        let other = names
-            .into_iter()
-            .find(|other| *other != first.trim_end_matches('/'))
-            .unwrap();
+        let other = names.into_iter().find(|other| *other != first.trim_end_matches('/')).unwrap();
         swap(&payload.path().join(other));
         walk.next()
     }
@@ -390,10 +358,7 @@ mod tests {
                 symlink(outside.path(), path).unwrap();
             },
         );
-        assert!(
-            matches!(found, Some(Found::Lost(Lost::Changed))),
-            "{found:?}"
-        );
+        assert!(matches!(found, Some(Found::Lost(Lost::Changed))), "{found:?}");
     }
 
     #[test]
@@ -407,10 +372,7 @@ mod tests {
                 symlink(outside.path().join("secret"), path).unwrap();
             },
         );
-        assert!(
-            matches!(found, Some(Found::Lost(Lost::Changed))),
-            "{found:?}"
-        );
+        assert!(matches!(found, Some(Found::Lost(Lost::Changed))), "{found:?}");
     }
 
     #[test]
@@ -428,11 +390,8 @@ mod tests {
 
     #[test]
     fn a_file_that_has_vanished_is_passed_over() {
-        let found = swapped(
-            ["a", "b"],
-            |path| fs::write(path, "").unwrap(),
-            |path| fs::remove_file(path).unwrap(),
-        );
+        let found =
+            swapped(["a", "b"], |path| fs::write(path, "").unwrap(), |path| fs::remove_file(path).unwrap());
         assert!(found.is_none(), "{found:?}");
     }
 
@@ -446,10 +405,7 @@ mod tests {
                 fs::write(path, "").unwrap();
             },
         );
-        assert!(
-            matches!(found, Some(Found::Lost(Lost::Changed))),
-            "{found:?}"
-        );
+        assert!(matches!(found, Some(Found::Lost(Lost::Changed))), "{found:?}");
     }
 
     /// `1/2/.../depth`, each with a file beside the next.
@@ -483,18 +439,10 @@ mod tests {
         let mut count = 0;
         let mut seen = BTreeSet::new();
         while let Some(found) = walk.next() {
-            assert!(
-                !matches!(found, Found::Lost(_)),
-                "{found:?} {}",
-                name(&walk)
-            );
+            assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             count += 1;
             seen.insert(name(&walk));
-            let open = walk
-                .levels
-                .iter()
-                .filter(|level| level.dir.is_some())
-                .count();
+            let open = walk.levels.iter().filter(|level| level.dir.is_some()).count();
             assert!(open <= OPEN_LEVELS);
         }
         assert_eq!((count, seen.len()), (620, 620));
@@ -509,11 +457,7 @@ mod tests {
         walk_to(&mut walk, "/40/", &mut seen);
         fs::rename(payload.path().join("1/2"), outside.path().join("2")).unwrap();
         while let Some(found) = walk.next() {
-            assert!(
-                !matches!(found, Found::Lost(_)),
-                "{found:?} {}",
-                name(&walk)
-            );
+            assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             seen.insert(name(&walk));
         }
         assert_eq!(seen.len(), 80);
@@ -529,11 +473,7 @@ mod tests {
         fs::rename(payload.path().join("1/2/3"), outside.path().join("3")).unwrap();
         while let Some(found) = walk.next() {
             // `1/2` has not moved, and is found again by its name.
-            assert!(
-                !matches!(found, Found::Lost(_)),
-                "{found:?} {}",
-                name(&walk)
-            );
+            assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             seen.insert(name(&walk));
         }
         assert_eq!(seen.len(), 80);
@@ -562,10 +502,6 @@ mod tests {
         assert_eq!(lost.len(), 1, "{lost:?}");
         assert_eq!(lost[0].0, "1/2/");
         assert!(seen.contains("1/file") && seen.contains("1/2/3/file"));
-        assert!(
-            !seen
-                .iter()
-                .any(|name| name.ends_with("secret") || name.ends_with("impostor"))
-        );
+        assert!(!seen.iter().any(|name| name.ends_with("secret") || name.ends_with("impostor")));
     }
 }

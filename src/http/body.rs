@@ -186,16 +186,20 @@ impl<'c> Body<'c> {
         if self.owes_continue || !is_small {
             return false;
         }
+        self.read_away().is_ok_and(|()| self.state == State::End)
+    }
+
+    #[inline(never)] // for its buffer on the stack
+    fn read_away(&mut self) -> io::Result<()> {
         let mut scratch = [0; 1024];
         let mut drained = 0;
         loop {
-            match self.read(&mut scratch) {
-                Ok(0) => return true,
-                Ok(count) => drained += count as u64,
-                Err(_) => return false,
+            match self.read(&mut scratch)? {
+                0 => return Ok(()),
+                count => drained += count as u64,
             }
             if drained > MAX_DRAIN_BYTES {
-                return false;
+                return Ok(());
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::event;
 
 /// The read buffer of a waiting connection is on its stack and this small: most heads fit, and thousands of idle
 /// connections cost one stack page each.
-const FIRST_READ_BYTES: usize = 1024;
+const FIRST_READ_BYTES: usize = 512;
 
 /// How long a client that is sent away may go on sending before its connection is cut. Cutting at once would make its
 /// kernel drop the response unread (RFC 9112, section 9.6).
@@ -195,6 +195,8 @@ impl Connection {
     // --- answering
 
     /// Answers one request. Gives whether the connection can be kept for the next one.
+    /// Not inlined, as all that needs much stack: an idle connection keeps the pages that it has touched.
+    #[inline(never)]
     fn answer(&mut self, head: &Head, service: &impl Service) -> io::Result<bool> {
         let shared = Arc::clone(&self.shared);
         let _in_flight = InFlight::enter(&shared);

@@ -54,7 +54,8 @@ pub(super) struct Head {
 
 /// Decodes the head at the start of `input`. `None` if it is not complete; else the head and its length.
 pub(super) fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, HttpError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    // On the heap: an idle connection keeps the pages of its stack that were ever touched.
+    let mut fields = vec![httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(input) {
         Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => Ok(Some((checked(&request)?, length))),

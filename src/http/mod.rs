@@ -27,8 +27,9 @@ use crate::disk::Disk;
 use crate::event;
 use connection::Connection;
 
-/// Stack of a coroutine. It is reserved, not used: pages are committed when touched. SQLite needs the most.
-const STACK_BYTES: usize = 128 * 1024;
+/// Stack of a coroutine in words: 128 KiB, 64 KiB on 32-bit machines. It is reserved, not used: pages are committed when
+/// touched. SQLite needs the most.
+const STACK_WORDS: usize = 16 * 1024;
 
 /// Coroutines kept ready between connections. Each keeps the pages that it has touched, so a big pool costs memory.
 const READY_COROUTINES: usize = 16;
@@ -129,8 +130,7 @@ fn configure_coroutines() {
     // Pinned workers would hand their CPU mask of one core down to every payload.
     config.set_worker_pin(false);
     config.set_pool_capacity(READY_COROUTINES);
-    // Counted in words.
-    config.set_stack_size(STACK_BYTES / size_of::<usize>());
+    config.set_stack_size(STACK_WORDS);
     config.set_timeout_ns(u64::try_from(WORKER_SLEEP.as_nanos()).unwrap_or(u64::MAX));
 }
 

@@ -128,6 +128,16 @@ impl Client {
         entries.filter(|path| path.is_dir()).collect()
     }
 
+    /// Asserts that this same process still answers, and has no payload waiting or running.
+    #[track_caller]
+    pub fn must_be_well_and_empty(&self, after: &str) {
+        let answer = self.get("/health");
+        assert_eq!(answer.status, 200, "after {after}: {}", answer.text());
+        for (field, value) in [("status", "ok"), ("waiting", "0"), ("running", "0")] {
+            assert_eq!(answer.json(field).as_deref(), Some(value), "after {after}: {}", answer.text());
+        }
+    }
+
     pub fn signal(&self, signal: &str) {
         let status =
             Command::new("kill").args([&format!("-{signal}"), &self.pid().to_string()]).status().unwrap();

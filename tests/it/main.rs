@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test says what is wrong by failing
 
 mod client;
+mod http;
 mod wire;

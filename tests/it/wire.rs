@@ -45,6 +45,25 @@ impl Answer {
         (0..count).map(read).collect()
     }
 
+    /// Permission bits of an entry of the ZIP.
+    pub fn mode(&self, name: &str) -> u32 {
+        let mut archive = zip::ZipArchive::new(Cursor::new(&self.body)).unwrap();
+        archive.by_name(name).unwrap().unix_mode().unwrap() & 0o7777
+    }
+
+    /// Asserts that this is an error response of this status: JSON with a code and a sentence, and no more. Gives the code.
+    #[track_caller]
+    pub fn error(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{}", self.text());
+        assert_eq!(self.header("content-type").as_deref(), Some("application/json"), "{}", self.head);
+        let object: miniserde::json::Object = miniserde::json::from_str(&self.text()).unwrap();
+        let fields: Vec<&str> = object.keys().map(String::as_str).collect();
+        assert_eq!(fields, ["error", "message"], "{}", self.text());
+        let message = self.json("message").unwrap();
+        assert!(message.len() > 10 && !message.contains('\n'), "{message}");
+        self.json("error").unwrap()
+    }
+
     /// One file of the ZIP as text.
     pub fn file(&self, name: &str) -> String {
         let files = self.files();
@@ -81,6 +100,25 @@ pub fn call(address: SocketAddr, method: &str, path: &str) -> Answer {
     let mut stream = connect(address);
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
     read_answer(&mut stream, method == "HEAD")
+}
+
+/// Sends raw bytes on a new connection, and gives all responses that come until the client closes it in good order.
+pub fn conversation(address: SocketAddr, requests: impl AsRef<[u8]>) -> Vec<Answer> {
+    let mut stream = connect(address);
+    stream.write_all(requests.as_ref()).unwrap();
+    answers_to_the_end(&mut stream)
+}
+
+/// All responses that still come until the client closes the connection in good order.
+pub fn answers_to_the_end(stream: &mut impl Read) -> Vec<Answer> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    let mut rest = bytes.as_slice();
+    let mut answers = Vec::new();
+    while !rest.is_empty() {
+        answers.push(read_answer(&mut rest, false));
+    }
+    answers
 }
 
 /// Reads one response, and not a byte more.

@@ -39,6 +39,8 @@ fn a_job_whose_interpreter_is_missing_is_failed() {
     let id = rig.upload(&Job::new().file("run.sh", "#!/no/such/interpreter\n"));
 
     rig.wait_for_status(id, "Failed");
+
+    assert!(rig.partial_outputs(id).has("run.sh"), "the client did not take the job");
 }
 
 /// Not so with the server's own client, which takes the user's file for the job's end.
@@ -49,6 +51,8 @@ fn a_job_that_brings_its_exit_code_along_is_failed() {
     let id = rig.upload(&Job::of("true").file(".orchestrator.exit", "0"));
 
     rig.wait_for_status(id, "Failed");
+
+    assert!(matches!(rig.download_partial(id), Answer::Notice(404, _)), "the client took the job");
 }
 
 #[test]
