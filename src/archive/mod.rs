@@ -1,6 +1,7 @@
 //! A directory as a ZIP, made while it is sent: constant memory, whatever the number, size or depth of the files.
-//! `walk` finds, `content` reads and compresses, `records`, `stream` and `central_directory` know the ZIP format, `skipped` remembers
-//! what was lost. Blocking by design, for a disk thread; no HTTP, no store and no coroutine is known here.
+//! `walk` finds, `content` reads and compresses, `records`, `stream` and `central_directory` know the ZIP format,
+//! `output` gathers bytes, `skipped` remembers what was lost. Blocking by design, for a disk thread; no HTTP, no store and
+//! no coroutine is known here.
 
 mod central_directory;
 mod content;

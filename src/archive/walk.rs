@@ -135,7 +135,8 @@ impl Walk {
             if bytes == b"." || bytes == b".." {
                 continue;
             }
-            level.resume_at = u64::try_from(entry.offset()).unwrap_or_default();
+            // A negative one, should a file system have it, makes `seek` fail: better than to begin anew.
+            level.resume_at = entry.offset().cast_unsigned();
             self.name.extend_from_slice(bytes);
             let seen = match level.dir.as_ref().map(Dir::fd) {
                 Some(Ok(dir)) => look(dir, entry.file_name(), entry.file_type()),

@@ -244,3 +244,87 @@ fn status_of(word: &str) -> rusqlite::Result<Status> {
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::{Outcome, Usage};
+
+    fn completed() -> Outcome {
+        Outcome { status: Status::Completed, exit_code: Some(0), signal: None, error: None, usage: Usage::default() }
+    }
+
+    fn status(store: &Store, id: PayloadId) -> Status {
+        store.get(id).expect("answers").expect("known").status
+    }
+
+    #[test]
+    fn ids_count_up_from_a_random_start_and_end_before_the_sign_bit() {
+        let store = Store::open().expect("opens");
+        let first = store.add("/a").expect("added").id;
+        assert!((1..FIRST_ID_BELOW).contains(&first));
+        assert_eq!(store.add("/b").expect("added").id, first + 1);
+        store.lock().next_id = LAST_ID;
+        assert_eq!(store.add("/c").expect("added").id, LAST_ID);
+        assert!(matches!(store.add("/d"), Err(StoreError::IdsUsedUp)));
+    }
+
+    #[test]
+    fn the_oldest_is_claimed_first_and_only_once() {
+        let store = Store::open().expect("opens");
+        let ids: Vec<PayloadId> = (0..3).map(|_| store.add("/a").expect("added").id).collect();
+        for id in ids {
+            let claimed = store.claim().expect("answers").expect("one waits");
+            assert_eq!((claimed.id, claimed.status), (id, Status::Running));
+        }
+        assert_eq!(store.claim().expect("answers"), None);
+    }
+
+    #[test]
+    fn a_kill_and_an_end_cannot_overwrite_each_other() {
+        let store = Store::open().expect("opens");
+        let id = store.add("/a").expect("added").id;
+        store.claim().expect("answers");
+        assert_eq!(store.kill(id, "first").expect("answers"), Some(Killed::Running));
+        assert_eq!(store.kill(id, "second").expect("answers"), Some(Killed::Running));
+        assert_eq!(store.finish(id, &completed()).expect("answers"), Some(Status::Killed));
+        assert_eq!(store.finish(id, &completed()).expect("answers"), None);
+        assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ended));
+        let payload = store.get(id).expect("answers").expect("known");
+        assert_eq!((payload.exit_code, payload.error.as_deref(), payload.killed), (Some(0), Some("first"), true));
+
+        let id = store.add("/b").expect("added").id;
+        store.claim().expect("answers");
+        assert_eq!(store.finish(id, &completed()).expect("answers"), Some(Status::Completed));
+        assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
+        assert_eq!(status(&store, id), Status::Completed);
+        assert_eq!(store.kill(id + 1, "unknown").expect("answers"), None);
+    }
+
+    #[test]
+    fn a_killed_waiting_payload_is_never_claimed() {
+        let store = Store::open().expect("opens");
+        let id = store.add("/a").expect("added").id;
+        assert_eq!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting));
+        assert_eq!(store.claim().expect("answers"), None);
+        assert_eq!(store.counts().expect("answers"), Counts::default());
+    }
+
+    #[test]
+    fn only_what_has_ended_is_cleaned_and_forgotten() {
+        let store = Store::open().expect("opens");
+        let ids: Vec<PayloadId> = ["/ended", "/killed", "/waits"].map(|loc| store.add(loc).expect("added").id).into();
+        store.claim().expect("answers");
+        store.finish(ids[0], &completed()).expect("answers");
+        store.claim().expect("answers");
+        store.kill(ids[1], "still being ended").expect("answers");
+        let future = now_ms() + 60_000;
+        assert_eq!(store.clean(future).expect("answers"), [(ids[0], "/ended".to_owned())]);
+        assert_eq!(store.clean(future).expect("answers"), []);
+        assert_eq!(status(&store, ids[0]), Status::Cleaned);
+        assert_eq!(store.counts().expect("answers"), Counts { waiting: 1, running: 1 });
+        assert_eq!(store.forget(future).expect("answers"), 1);
+        assert_eq!(store.get(ids[0]).expect("answers"), None);
+        assert_eq!(status(&store, ids[2]), Status::Prepared);
+    }
+}

@@ -50,6 +50,18 @@ impl Client {
         Self::spawn(command, data)
     }
 
+    /// By way of a program that runs another, such as `taskset -c 0` or `env -i`.
+    pub fn through(wrapper: &[&str]) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let data = home.path().join("data");
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(binary());
+        command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
+        let mut client = Self::spawn(command, &data);
+        client._home = Some(home);
+        client
+    }
+
     /// By a command of the test's own, which must log its start line to standard error.
     pub fn spawn(mut command: Command, data: &Path) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
@@ -113,6 +125,24 @@ impl Client {
     pub fn retrieve_when(&self, id: &str, condition: impl Fn(&Answer) -> bool) -> Answer {
         let path = format!("/retrieve/{id}");
         wait_for(&path, || Some(self.get(&path)).filter(&condition))
+    }
+
+    /// Polls until no process of the payload is left and its end is noted, and gives that answer.
+    pub fn ended(&self, id: &str) -> Answer {
+        self.retrieve_when(id, |answer| {
+            let is_zip = answer.header("content-type").as_deref() == Some("application/zip");
+            answer.status == 200 && (is_zip || answer.json("finished_at").as_deref() != Some("null"))
+        })
+    }
+
+    /// The directory of a payload that waits or runs.
+    pub fn loc(&self, id: &str) -> PathBuf {
+        self.get(&format!("/retrieve/{id}")).json("loc").unwrap().into()
+    }
+
+    /// A number out of `/health`.
+    pub fn health(&self, field: &str) -> usize {
+        self.get("/health").json(field).unwrap().parse().unwrap()
     }
 
     /// Waits until the payload runs, and its script has made the file `name`.
@@ -184,4 +214,38 @@ pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Waits until the file `path` holds a whole line, and gives it.
+pub fn line_of(path: &Path) -> String {
+    wait_for(&path.display().to_string(), || {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split_once('\n').map(|(line, _)| line.to_owned())
+    })
+}
+
+/// The live processes that were started with the number of this payload in their environment.
+pub fn processes_of(id: &str) -> Vec<String> {
+    let marks = |pid: &String| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|entry| entry == format!("PAYLOAD_ID={id}").as_bytes())
+    };
+    all_pids().into_iter().filter(|pid| is_alive(pid) && marks(pid)).collect()
+}
+
+/// The children of a process, each with the letter of its state, such as `Z`.
+pub fn children_of(pid: u32) -> Vec<(String, char)> {
+    let child = |child: String| {
+        let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+        let state = fields.next()?.chars().next()?;
+        (fields.next()? == pid.to_string()).then_some((child, state))
+    };
+    all_pids().into_iter().filter_map(child).collect()
+}
+
+fn all_pids() -> Vec<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).collect()
 }

@@ -3,5 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test says what is wrong by failing
 
 mod client;
+mod ending;
 mod http;
+mod killing;
+mod queueing;
+mod retention;
+mod start;
+mod stopping;
+mod resources;
+mod retrieve;
+mod submit;
 mod wire;

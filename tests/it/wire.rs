@@ -4,6 +4,8 @@ use std::io::{Cursor, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use miniserde::json::{Object, Value};
+
 pub const BOUNDARY: &str = "----test-boundary-7MA4YWxkTrZu0gW";
 
 /// A response, its body decoded from chunks where it came so.
@@ -56,12 +58,14 @@ impl Answer {
     pub fn error(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{}", self.text());
         assert_eq!(self.header("content-type").as_deref(), Some("application/json"), "{}", self.head);
-        let object: miniserde::json::Object = miniserde::json::from_str(&self.text()).unwrap();
+        let object: Object = miniserde::json::from_str(&self.text()).unwrap();
         let fields: Vec<&str> = object.keys().map(String::as_str).collect();
         assert_eq!(fields, ["error", "message"], "{}", self.text());
-        let message = self.json("message").unwrap();
-        assert!(message.len() > 10 && !message.contains('\n'), "{message}");
-        self.json("error").unwrap()
+        let (Value::String(code), Value::String(message)) = (&object["error"], &object["message"]) else {
+            panic!("{}", self.text());
+        };
+        assert!(message.len() > 10 && message.ends_with('.') && !message.contains('\n'), "{message}");
+        code.clone()
     }
 
     /// One file of the ZIP as text.

@@ -83,7 +83,7 @@ impl Rig {
 
 fn start_client(dir: &Path, port: u16, wiring: &Wiring) -> Daemon {
     let binary =
-        env::var_os("CLIENT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_job-orchestrator").into());
+        binary_named_by("CLIENT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_job-orchestrator").into());
     let mut command = Command::new(binary);
     command.arg("client").env_clear().env("HOST", "127.0.0.1").env("DATA_PATH", made(dir.join("client")));
     if let Some(max_jobs) = wiring.max_jobs {
@@ -93,7 +93,7 @@ fn start_client(dir: &Path, port: u16, wiring: &Wiring) -> Daemon {
 }
 
 fn start_server(dir: &Path, port: u16, wiring: &Wiring, client_port: u16) -> Daemon {
-    let binary = env::var_os("JOB_ORCHESTRATOR_SERVER").expect(
+    let binary = binary_named_by("JOB_ORCHESTRATOR_SERVER").expect(
         "JOB_ORCHESTRATOR_SERVER has to name the real server's binary: `.ci/peer-server` builds it and prints its path",
     );
     let client = format!("http://{}127.0.0.1:{client_port}", wiring.credentials);
@@ -110,6 +110,12 @@ fn start_server(dir: &Path, port: u16, wiring: &Wiring, client_port: u16) -> Dae
         .env("SERVICE_EXAMPLE_RUNS_PER_USER", &max_runs)
         .env("SERVICE_EXAMPLE_MAX_RUNS", &max_runs);
     Daemon::start("server", dir, command, port)
+}
+
+/// Absolute, since the daemons run in a directory of their own.
+fn binary_named_by(variable: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(env::var_os(variable)?);
+    Some(path.canonicalize().unwrap_or_else(|e| panic!("{variable} names '{}': {e}", path.display())))
 }
 
 fn made(dir: PathBuf) -> PathBuf {

@@ -1,0 +1,217 @@
+//! How payloads end by themselves: exit codes, signals, what they used, and what they leave behind.
+
+use std::fs;
+use std::process::Command;
+
+use crate::client::{Client, children_of, is_alive, line_of, processes_of, wait_for};
+
+/// Waits until no ended child of the client is left unreaped.
+fn wait_until_all_are_reaped(pid: u32) {
+    wait_for("the reaping of all", || {
+        let zombies = children_of(pid).into_iter().filter(|(_, state)| *state == 'Z').count();
+        (zombies == 0).then_some(())
+    });
+}
+
+#[test]
+fn every_exit_code_comes_through() {
+    let client = Client::with(&[("MAX_JOBS", "4"), ("LOG", "warn")]);
+    let ids: Vec<String> = (0..=255).map(|code| client.run(&format!("exit {code}"))).collect();
+    for (code, id) in (0..=255).zip(ids) {
+        let answer = client.ended(&id);
+        if code == 0 {
+            assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+            continue;
+        }
+        assert_eq!(answer.json("status").as_deref(), Some("Failed"));
+        assert_eq!(answer.json("exit_code"), Some(code.to_string()));
+        assert_eq!(answer.json("signal").as_deref(), Some("null"));
+        assert_eq!(answer.json("killed").as_deref(), Some("false"));
+        let files = client.get(&format!("/retrieve_partial/{id}"));
+        assert_eq!(files.file(".orchestrator.exit").trim(), code.to_string());
+    }
+    wait_until_all_are_reaped(client.pid());
+}
+
+#[test]
+fn a_signal_is_a_failure_and_is_told() {
+    let client = Client::start();
+    for signal in [1, 2, 6, 9, 10, 11, 13, 15, 24, 31, 34] {
+        let id = client.run(&format!("#!/bin/sh\nulimit -c 0\nkill -{signal} $$\nsleep 60\n"));
+        let answer = client.ended(&id);
+        assert_eq!(answer.json("status").as_deref(), Some("Failed"), "{}", answer.text());
+        assert_eq!(answer.json("signal"), Some(signal.to_string()));
+        assert_eq!(answer.json("exit_code").as_deref(), Some("null"));
+        assert_eq!(answer.json("killed").as_deref(), Some("false"));
+        assert!(answer.json("error").unwrap().contains(&signal.to_string()), "{}", answer.text());
+        let files = client.get(&format!("/retrieve_partial/{id}"));
+        assert_eq!(files.file(".orchestrator.exit").trim(), (128 + signal).to_string());
+    }
+}
+
+#[test]
+fn the_time_and_memory_of_a_payload_are_counted() {
+    let client = Client::start();
+    let number = |id: &str, field: &str| -> f64 { client.ended(id).json(field).unwrap().parse().unwrap() };
+    // They fail, so that the answer is the row and not the ZIP.
+    let idle = client.run("#!/bin/sh\nsleep 0.4\nexit 1\n");
+    let busy = client.run("#!/bin/sh\ni=0; while [ $i -lt 300000 ]; do i=$((i+1)); done\nexit 1\n");
+    let child = client.run("#!/bin/sh\nsh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'\nexit 1\n");
+    let large = client.run("#!/bin/sh\nhead -c 50000000 /dev/zero | tail -c 50000000 | wc -c\nexit 1\n");
+
+    assert!((0.4..10.0).contains(&number(&idle, "wall_s")), "{}", number(&idle, "wall_s"));
+    assert!(number(&idle, "user_s") + number(&idle, "system_s") < 0.2);
+    for id in [busy, child] {
+        let cpu = number(&id, "user_s") + number(&id, "system_s");
+        assert!(number(&id, "user_s") > 0.03, "{cpu}");
+        // One thread cannot use more than the clock has; the margin is for the grain of the counters.
+        assert!(cpu < number(&id, "wall_s") + 0.1, "{cpu}, {}", number(&id, "wall_s"));
+    }
+    assert!((50e6..150e6).contains(&number(&large, "max_rss_bytes")), "{}", number(&large, "max_rss_bytes"));
+    assert!((1e5..40e6).contains(&number(&idle, "max_rss_bytes")), "{}", number(&idle, "max_rss_bytes"));
+}
+
+#[test]
+fn the_wall_clock_runs_while_the_payload_does() {
+    let client = Client::start();
+    let id = client.run("#!/bin/sh\nwhile :; do sleep 1; done\n");
+    let answer = client.retrieve_when(&id, |answer| {
+        answer.json("wall_s").and_then(|wall_s| wall_s.parse().ok()).is_some_and(|wall_s: f64| wall_s > 0.2)
+    });
+    assert_eq!(answer.json("status").as_deref(), Some("Running"));
+    assert_eq!(answer.json("finished_at").as_deref(), Some("null"));
+    assert_ne!(answer.json("started_at").as_deref(), Some("null"));
+}
+
+#[test]
+fn orphans_that_end_are_reaped_and_do_not_disturb_their_payload() {
+    let client = Client::start();
+    // Each subshell ends at once, so its background child is nobody's.
+    let script = "#!/bin/sh\n\
+                  for n in 1 2 3 4 5 6 7 8 9 10; do (setsid sh -c 'exit 9' &); (sh -c 'exit 8' &); done\n\
+                  (setsid sh -c 'echo $$ > orphan; exit 5' &)\n\
+                  while ! [ -s orphan ] || [ -e /proc/$(cat orphan) ]; do sleep 0.02; done\n\
+                  exit 7\n";
+    let ids: Vec<String> = (0..4).map(|_| client.run(script)).collect();
+    for id in ids {
+        assert_eq!(client.ended(&id).json("exit_code").as_deref(), Some("7"));
+    }
+    wait_until_all_are_reaped(client.pid());
+    assert_eq!(children_of(client.pid()), []);
+}
+
+#[test]
+fn what_a_payload_leaves_behind_is_ended_with_it() {
+    let client = Client::start();
+    let script = "#!/bin/sh\n\
+                  sh -c 'echo $$ > group; exec sleep 600' &\n\
+                  setsid sh -c 'echo $$ > session; exec sleep 600' &\n\
+                  (setsid sh -c 'trap \"\" TERM HUP; echo $$ > double; sleep 600; sleep 600' &)\n\
+                  env -i setsid sh -c 'echo $$ > cleared; exec sleep 600' &\n\
+                  while ! [ -s group -a -s session -a -s double -a -s cleared ]; do sleep 0.02; done\n";
+    let answer = client.result(&client.run(script));
+    for file in ["group", "session", "double", "cleared"] {
+        let pid = answer.file(file).trim().to_owned();
+        wait_for(&format!("the end of {file}"), || (!is_alive(&pid)).then_some(()));
+    }
+    wait_for("the end of all", || children_of(client.pid()).is_empty().then_some(()));
+}
+
+#[test]
+fn what_a_payload_leaves_behind_is_ended_while_the_children_of_another_live_on() {
+    let client = Client::with(&[("MAX_JOBS", "2")]);
+    let lasting = "#!/bin/sh\n\
+                   sh -c 'echo $$ > group; exec sleep 600' &\n\
+                   setsid sh -c 'echo $$ > session; exec sleep 600' &\n\
+                   (setsid sh -c 'echo $$ > double; exec sleep 600' &)\n\
+                   (env -i setsid sh -c 'echo $$ > cleared; exec sleep 600' &)\n\
+                   while ! [ -e go ]; do sleep 0.02; done\n";
+    let lasting_id = client.run(lasting);
+    let files = ["group", "session", "double", "cleared"];
+    let lasting_pids: Vec<String> =
+        files.iter().map(|file| line_of(&client.wait_for_file(&lasting_id, file))).collect();
+
+    let script = "#!/bin/sh\n\
+                  sh -c 'echo $$ > group; exec sleep 600' &\n\
+                  setsid sh -c 'echo $$ > session; exec sleep 600' &\n\
+                  (setsid sh -c 'echo $$ > double; exec sleep 600' &)\n\
+                  while ! [ -s group -a -s session -a -s double ]; do sleep 0.02; done\n";
+    let answer = client.result(&client.run(script));
+    for file in ["group", "session", "double"] {
+        let pid = answer.file(file).trim().to_owned();
+        wait_for(&format!("the end of {file}"), || (!is_alive(&pid)).then_some(()));
+    }
+    for (file, pid) in files.iter().zip(&lasting_pids) {
+        assert!(is_alive(pid), "{file} of the other payload is gone");
+    }
+
+    fs::write(client.loc(&lasting_id).join("go"), "").unwrap();
+    client.result(&lasting_id);
+    for (file, pid) in files.iter().zip(&lasting_pids) {
+        wait_for(&format!("the end of {file}"), || (!is_alive(pid)).then_some(()));
+    }
+}
+
+#[test]
+fn a_child_that_hides_where_it_comes_from_is_ended_while_another_payload_runs() {
+    let client = Client::with(&[("MAX_JOBS", "2")]);
+    let lasting = client.run("#!/bin/sh\necho > runs\nwhile :; do sleep 1; done\n");
+    client.wait_for_file(&lasting, "runs");
+    let script = "#!/bin/sh\n\
+                  env -i setsid sh -c 'echo $$ > cleared; exec sleep 600' &\n\
+                  while ! [ -s cleared ]; do sleep 0.02; done\n";
+    let pid = client.result(&client.run(script)).file("cleared").trim().to_owned();
+    wait_for("the end of a child with an empty environment", || (!is_alive(&pid)).then_some(()));
+    assert_eq!(client.get(&format!("/retrieve/{lasting}")).json("status").as_deref(), Some("Running"));
+}
+
+#[test]
+fn a_background_job_with_a_group_of_its_own_is_ended_with_its_payload() {
+    let client = Client::start();
+    let script = "#!/bin/sh\n\
+                  timeout 600 sh -c 'echo $$ > limited; exec sleep 600' &\n\
+                  while ! [ -s limited ]; do sleep 0.02; done\n";
+    let id = client.run(script);
+    let pid = client.result(&id).file("limited").trim().to_owned();
+    wait_for("the end of a job under timeout(1)", || (!is_alive(&pid)).then_some(()));
+    wait_for("the end of all", || processes_of(&id).is_empty().then_some(()));
+}
+
+#[test]
+fn hundreds_of_payloads_leave_no_zombie_and_no_process() {
+    let client = Client::with(&[("MAX_JOBS", "8"), ("LOG", "warn")]);
+    let ids: Vec<String> =
+        (0..200).map(|_| client.run("#!/bin/sh\n(setsid sleep 0.01 &)\nsleep 600 &\nexit 1\n")).collect();
+    for id in &ids {
+        assert_eq!(client.ended(id).json("exit_code").as_deref(), Some("1"));
+    }
+    wait_for("the end of all children", || children_of(client.pid()).is_empty().then_some(()));
+    assert_eq!((client.health("running"), client.health("waiting")), (0, 0));
+}
+
+#[test]
+fn a_client_that_is_pid_1_reaps_orphans() {
+    let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let is_permitted = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").output();
+    if !is_permitted.as_ref().is_ok_and(|output| output.status.success()) {
+        return println!("skipped: no PID namespace can be made here: {is_permitted:?}");
+    }
+    let mut client = Client::through(&wrapper);
+    let (pid, _) = children_of(client.pid()).pop().unwrap();
+    let pid = pid.parse().unwrap();
+    let script = "#!/bin/sh\n\
+                  (setsid sh -c 'exit 9' &)\n\
+                  (setsid sh -c 'echo > started; exec sleep 600' &)\n\
+                  while ! [ -e started ]; do sleep 0.02; done\n\
+                  echo $PPID\nexit 7\n";
+    for _ in 0..5 {
+        let id = client.run(script);
+        assert_eq!(client.ended(&id).json("exit_code").as_deref(), Some("7"));
+        let files = client.get(&format!("/retrieve_partial/{id}"));
+        assert_eq!(files.file(".orchestrator.out"), "1\n");
+    }
+    wait_for("the end of all children", || children_of(pid).is_empty().then_some(()));
+    // And it stops when told to, though the kernel keeps default signals from PID 1.
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+    assert!(client.wait().success());
+}

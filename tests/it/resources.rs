@@ -1,0 +1,177 @@
+//! The small resources, and what a caller is told who asks for the wrong thing.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use miniserde::json::{Number, Object, Value};
+
+use crate::client::{Client, wait_for};
+use crate::wire;
+
+#[test]
+fn the_root_answers_pong() {
+    let client = Client::start();
+    for path in ["/", "/?", "/?x=y", "/?/health"] {
+        let answer = client.get(path);
+        assert_eq!((answer.status, answer.text().as_str()), (200, r#"{"message":"pong"}"#), "{path}");
+        assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
+        assert!(answer.header("date").is_some_and(|date| date.ends_with(" GMT")), "{}", answer.head);
+    }
+}
+
+#[test]
+fn health_tells_that_all_parts_work_and_how_busy_they_are() {
+    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let count = |field: &str, object: &Object| match &object[field] {
+        Value::Number(Number::U64(count)) => *count,
+        other => panic!("{field}: {other:?}"),
+    };
+    let health = || -> Object {
+        let answer = client.get("/health");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        miniserde::json::from_str(&answer.text()).unwrap()
+    };
+    let idle = health();
+    for part in ["status", "database", "data_path", "runner"] {
+        assert!(matches!(&idle[part], Value::String(word) if word == "ok"), "{part}: {idle:?}");
+    }
+    assert!(matches!(&idle["version"], Value::String(version) if version == env!("CARGO_PKG_VERSION")));
+    assert!(matches!(&idle["draining"], Value::Bool(false)));
+    assert_eq!((count("waiting", &idle), count("running", &idle)), (0, 0));
+    let ids: Vec<String> = (0..3).map(|_| client.run("exec sleep 1000")).collect();
+    wait_for("one that runs and two that wait", || {
+        let busy = health();
+        ((count("waiting", &busy), count("running", &busy)) == (2, 1)).then_some(())
+    });
+    for id in &ids {
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+        client.result(id);
+    }
+    client.must_be_well_and_empty("all are killed");
+}
+
+#[test]
+fn health_is_503_with_the_reason_while_the_data_path_cannot_be_used() {
+    let client = Client::start();
+    fs::remove_dir_all(&client.data).unwrap();
+    let answer = wait_for("a bad report", || Some(client.get("/health")).filter(|a| a.status == 503));
+    assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
+    let report: Object = miniserde::json::from_str(&answer.text()).unwrap();
+    assert!(matches!(&report["status"], Value::String(word) if word == "error"), "{report:?}");
+    let path = client.data.to_str().unwrap();
+    assert!(matches!(&report["data_path"], Value::String(why) if why.contains(path)), "{report:?}");
+    assert!(matches!(&report["database"], Value::String(word) if word == "ok"), "{report:?}");
+    fs::create_dir(&client.data).unwrap();
+    wait_for("a good report", || (client.get("/health").status == 200).then_some(()));
+}
+
+#[test]
+fn load_is_a_bare_number_at_once() {
+    let client = Client::start();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        let answer = client.get("/load");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("content-type").as_deref(), Some("application/json"));
+        let text = answer.text();
+        assert!((0.0..=100.0).contains(&text.parse::<f64>().unwrap()) && text.contains('.'), "{text}");
+    }
+    // A sample takes 200 ms in other clients: 20 of them would take 4 s.
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn load_follows_the_use_of_the_processors() {
+    let client = Client::start();
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let all = stat.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu ")).count();
+    let ours = thread::available_parallelism().unwrap().get();
+    let reachable = 100.0 * f64::from(u32::try_from(ours).unwrap()) / f64::from(u32::try_from(all).unwrap());
+    let done = Arc::new(AtomicBool::new(false));
+    let spinners: Vec<_> = (0..ours)
+        .map(|_| {
+            let done = Arc::clone(&done);
+            thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect();
+    wait_for("a high load", || {
+        let load: f64 = client.get("/load").text().parse().unwrap();
+        (load > reachable * 0.8).then_some(())
+    });
+    done.store(true, Ordering::Relaxed);
+    for spinner in spinners {
+        spinner.join().unwrap();
+    }
+}
+
+#[test]
+fn another_method_is_405_with_those_that_are_allowed() {
+    let client = Client::start();
+    let id = client.run("true");
+    client.result(&id);
+    let (retrieve, partial, kill) =
+        (format!("/retrieve/{id}"), format!("/retrieve_partial/{id}"), format!("/kill/{id}"));
+    for (path, allowed) in [
+        ("/", "GET, HEAD"),
+        ("/health", "GET, HEAD"),
+        ("/load", "GET, HEAD"),
+        (&retrieve, "GET, HEAD"),
+        (&partial, "GET, HEAD"),
+        ("/submit", "POST"),
+        (&kill, "POST"),
+        // The method is wrong whatever the id is.
+        ("/retrieve/x", "GET, HEAD"),
+        ("/kill/x", "POST"),
+    ] {
+        for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW", "get"] {
+            if allowed.split(", ").any(|word| word == method) {
+                continue;
+            }
+            let answer = wire::call(client.address, method, path);
+            assert_eq!(answer.header("allow").as_deref(), Some(allowed), "{method} {path}");
+            assert_eq!(answer.status, 405, "{method} {path}");
+            if method != "HEAD" {
+                assert_eq!(answer.error(405), "method_not_allowed", "{method} {path}");
+                assert!(answer.text().contains(allowed), "{}", answer.text());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_path_that_leads_nowhere_is_404_for_every_method() {
+    let client = Client::start();
+    for path in [
+        "/nothing",
+        "/health/",
+        "/healthz",
+        "/Health",
+        "/%68ealth",
+        "//",
+        "/./health",
+        "/load/1",
+        "/submit/",
+        "/submit/1",
+        "/index.html",
+        "/../etc/passwd",
+        "/retrieve",
+        "/kill",
+        "*",
+        "/#",
+        "/;x",
+        "/\"<>\\",
+    ] {
+        for method in ["GET", "POST", "DELETE", "OPTIONS"] {
+            let answer = wire::call(client.address, method, path);
+            assert_eq!(answer.error(404), "no_such_route", "{method} {path}");
+            assert_eq!(answer.header("allow"), None, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! MAX_AGE: what is cleaned up and when, what is never touched, and what becomes of the directories of an earlier life.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::client::{Client, wait_for};
+
+const UNTIL_GO: &str = "#!/bin/sh\nwhile ! [ -e go ]; do sleep 0.02; done\n";
+
+/// Makes a payload live its life to the end: ended, `Cleaned`, forgotten. So the cleaner has been at work several times
+/// and two times MAX_AGE has passed.
+fn wait_for_a_whole_life(client: &Client) {
+    let id = client.run("exit 0");
+    client.post(&format!("/kill/{id}"));
+    client.retrieve_when(&id, |answer| answer.status == 404);
+}
+
+#[test]
+fn an_ended_payload_is_cleaned_and_then_forgotten() {
+    let client = Client::with(&[("MAX_AGE", "1")]);
+    let ids =
+        [client.run("exit 0"), client.run("exit 3"), client.submit(&[("no-script", b"x"), ("a/b/c", b"x")])];
+    let is_cleaned = |answer: &crate::wire::Answer| answer.json("status").as_deref() == Some("Cleaned");
+    for id in &ids {
+        let answer = client.retrieve_when(id, is_cleaned);
+        assert_eq!(
+            (answer.status, answer.header("content-type").as_deref()),
+            (200, Some("application/json"))
+        );
+        let partial = client.get(&format!("/retrieve_partial/{id}"));
+        assert_eq!(partial.status, 404, "{}", partial.text());
+        // One that is gone cannot be killed, and its row stays as it is.
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+        assert!(is_cleaned(&client.get(&format!("/retrieve/{id}"))));
+    }
+    wait_for("the removal of the directories", || client.directories().is_empty().then_some(()));
+    for id in &ids {
+        let answer = client.retrieve_when(id, |answer| answer.status == 404);
+        assert_eq!(answer.json("error").as_deref(), Some("unknown_id"));
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 404);
+    }
+}
+
+#[test]
+fn a_payload_is_kept_while_it_is_young() {
+    let client = Client::with(&[("MAX_AGE", "1000")]);
+    let id = client.run("exit 0");
+    client.result(&id).file(".orchestrator.exit");
+    assert_eq!(client.directories().len(), 1);
+    assert_eq!(client.get(&format!("/retrieve_partial/{id}")).status, 200);
+}
+
+#[test]
+fn payloads_that_run_or_wait_are_never_too_old() {
+    let client = Client::with(&[("MAX_AGE", "1"), ("MAX_JOBS", "1")]);
+    let running = client.run(UNTIL_GO);
+    let waiting = client.run("echo on");
+    let directory = client.loc(&running);
+    wait_for_a_whole_life(&client);
+    for (id, status) in [(&running, "Running"), (&waiting, "Prepared")] {
+        let answer = client.get(&format!("/retrieve/{id}"));
+        assert_eq!(answer.json("status").as_deref(), Some(status));
+    }
+    assert!(client.loc(&waiting).join("run.sh").exists());
+    client.get(&format!("/retrieve_partial/{running}")).file("run.sh");
+    fs::write(directory.join("go"), "").unwrap();
+    client.result(&running).file(".orchestrator.exit");
+    assert_eq!(client.result(&waiting).file(".orchestrator.out"), "on\n");
+}
+
+#[test]
+fn what_was_never_a_payload_of_an_earlier_life_is_left_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let old = SystemTime::now() - Duration::from_secs(100_000);
+    let young = SystemTime::now() + Duration::from_secs(100_000);
+    let directory = |name: &str, modified| {
+        let path = data.join(name);
+        fs::create_dir_all(path.join("sub")).unwrap();
+        fs::write(path.join("sub/file"), "x").unwrap();
+        File::open(&path).unwrap().set_modified(modified).unwrap();
+        path
+    };
+    let gone = [
+        directory("0b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f50", old),
+        directory("7f8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f51", old),
+    ];
+    let kept = [
+        directory("1b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f52", young),
+        directory("precious", old),
+        directory("0b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f5", old), // a digit short
+        directory("2b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f53.saved", old),
+    ];
+    let file = data.join("3b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f54");
+    fs::write(&file, "x").unwrap();
+    File::open(&file).unwrap().set_modified(old).unwrap();
+    let link = data.join("4b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f55");
+    symlink(data.join("precious"), &link).unwrap();
+
+    let client = Client::at(&data, &[("MAX_AGE", "1")]);
+    for path in &gone {
+        wait_for("the removal of an old directory", || (!path.exists()).then_some(()));
+    }
+    wait_for_a_whole_life(&client);
+    for path in &kept {
+        assert!(path.join("sub/file").exists(), "{} was removed", path.display());
+    }
+    assert!(file.is_file() && link.is_symlink());
+}
+
+#[test]
+fn a_directory_of_an_earlier_life_is_kept_until_it_is_old() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let id = {
+        let first = Client::at(&data, &[]);
+        let id = first.run("exit 0");
+        first.result(&id);
+        id
+    };
+    let directory = only_directory(&data);
+    let second = Client::at(&data, &[("MAX_AGE", "1000")]);
+    assert_eq!(second.get(&format!("/retrieve/{id}")).status, 404);
+    assert!(directory.join("run.sh").exists());
+    drop(second);
+    let third = Client::at(&data, &[("MAX_AGE", "2")]);
+    wait_for("the removal of the directory", || (!directory.exists()).then_some(()));
+    let _ = fs::read_dir(&third.data).unwrap();
+}
+
+fn only_directory(data: &Path) -> std::path::PathBuf {
+    let entries = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found[0].clone()
+}

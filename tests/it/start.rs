@@ -1,0 +1,314 @@
+//! How `run.sh` is started: its directory, arguments, descriptors, environment and signals, and what is told about one
+//! that cannot be started.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::client::{Client, line_of, wait_for};
+use crate::wire::Answer;
+
+/// A field of `/proc/PID/status` that the payload has copied to the file `status`.
+fn status_field(answer: &Answer, field: &str) -> String {
+    field_of(&answer.file("status"), field)
+}
+
+fn field_of(status: &str, field: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {status}")).trim().to_owned()
+}
+
+/// Submits these files, which cannot be started, and gives the answer.
+fn failed(client: &Client, files: &[(&str, &[u8])]) -> Answer {
+    let answer = client.result(&client.submit(files));
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.json("status").as_deref(), Some("Failed"), "{}", answer.text());
+    for field in ["exit_code", "signal", "pid"] {
+        assert_eq!(answer.json(field).as_deref(), Some("null"), "{}", answer.text());
+    }
+    assert_ne!(answer.json("finished_at").as_deref(), Some("null"));
+    answer
+}
+
+/// Submits a `run.sh` that cannot be started, and gives the reason.
+fn failure(client: &Client, script: &[u8]) -> String {
+    failed(client, &[("run.sh", script)]).json("error").unwrap()
+}
+
+#[test]
+fn run_sh_runs_in_its_directory_under_its_own_name() {
+    let client = Client::start();
+    let script = "#!/bin/sh\npwd -P; echo \"$0 $#\"; cat input/data\n";
+    let id = client.submit(&[("run.sh", script.as_bytes()), ("input/data", b"content\n")]);
+    let loc = client.loc(&id);
+    let answer = client.result(&id);
+    assert_eq!(answer.file(".orchestrator.out"), format!("{}\n./run.sh 0\ncontent\n", loc.display()));
+    assert_eq!(loc.parent(), Some(&*client.data.canonicalize().unwrap()));
+}
+
+#[test]
+fn stdin_is_empty_and_the_streams_and_the_exit_code_go_to_files() {
+    let client = Client::start();
+    let script = "#!/bin/sh\nreadlink /proc/self/fd/0\ncat | wc -c\necho told >&2\nprintf 'no line end'\n";
+    let answer = client.result(&client.run(script));
+    assert_eq!(answer.file(".orchestrator.out"), "/dev/null\n0\nno line end");
+    assert_eq!(answer.file(".orchestrator.err"), "told\n");
+    assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+}
+
+#[test]
+fn a_script_may_write_the_exit_code_by_a_trap_of_its_own() {
+    let client = Client::start();
+    for code in [0, 3] {
+        let script =
+            format!("#!/bin/bash\nset -e\ntrap 'echo $? > .orchestrator.exit' EXIT\necho on\nexit {code}\n");
+        let id = client.run(&script);
+        let answer = client.ended(&id);
+        let status = if code == 0 { None } else { Some("Failed") };
+        assert_eq!(answer.json("status").as_deref(), status);
+        let files = client.get(&format!("/retrieve_partial/{id}"));
+        assert_eq!(files.file(".orchestrator.exit").trim(), code.to_string());
+        assert_eq!(files.file(".orchestrator.out"), "on\n");
+    }
+}
+
+#[test]
+fn a_script_without_an_interpreter_line_is_run_by_sh() {
+    let client = Client::start();
+    let answer = client.result(&client.run("echo \"$0 $#\"\nreadlink /proc/$$/exe\n"));
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    assert_eq!(answer.file(".orchestrator.out"), format!("./run.sh 0\n{}\n", shell.display()));
+}
+
+#[test]
+fn an_empty_script_is_a_success() {
+    let client = Client::start();
+    let answer = client.result(&client.run(""));
+    assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+}
+
+#[test]
+fn run_sh_may_be_a_program() {
+    let client = Client::start();
+    let answer = client.result(&client.submit(&[("run.sh", &fs::read("/bin/pwd").unwrap())]));
+    assert!(answer.file(".orchestrator.out").starts_with('/'));
+    let failing = client.result(&client.submit(&[("run.sh", &fs::read("/bin/false").unwrap())]));
+    assert_eq!(failing.json("exit_code").as_deref(), Some("1"));
+}
+
+#[test]
+fn helpers_beside_run_sh_are_executable_and_data_is_not() {
+    let client = Client::start();
+    let id = client.submit(&[
+        ("run.sh", b"#!/bin/sh\n./tool && ./program && ! [ -x data ]\n"),
+        ("tool", b"#!/bin/sh\nexit 0\n"),
+        ("program", &fs::read("/bin/true").unwrap()),
+        ("data", b"x"),
+    ]);
+    let loc = client.loc(&id);
+    assert_eq!(client.result(&id).file(".orchestrator.exit").trim(), "0");
+    for (file, mode) in [("run.sh", 0o755), ("tool", 0o755), ("program", 0o755), ("data", 0o644)] {
+        assert_eq!(fs::metadata(loc.join(file)).unwrap().permissions().mode() & 0o7777, mode, "{file}");
+    }
+}
+
+#[test]
+fn the_environment_has_what_a_script_needs_and_no_secret() {
+    let client = Client::through(&[
+        "env",
+        "-i",
+        "LANG=C.UTF-8",
+        "OMP_NUM_THREADS=2",
+        "PATH=/usr/bin:/bin:/opt/tools",
+        "EMPTY=",
+        "HOME=/root",
+        "PWD=/somewhere",
+        "OLDPWD=/somewhere",
+        "PAYLOAD_ID=9",
+        "GITHUB_TOKEN=x",
+        "DB_PASSWORD=x",
+        "AWS_SECRET_ACCESS_KEY=x",
+        "api_key=x",
+        "NOTIFY_SOCKET=/run/x",
+        "LISTEN_FDS=1",
+        "LISTEN_PID=1",
+        "INVOCATION_ID=x",
+        "CREDENTIALS_DIRECTORY=/x",
+        "PORT=1",
+        "HOST=::1",
+        "DATA_PATH=/nowhere",
+        "MAX_JOBS=2",
+        "KILL_GRACE=1",
+        "LOG=debug",
+        "DB_PATH=/x",
+    ]);
+    let id = client.run("#!/bin/sh\ncat /proc/$$/environ > environment\n");
+    let loc = client.loc(&id).display().to_string();
+    let environment = client.result(&id).file("environment");
+    let mut variables: Vec<&str> = environment.split_terminator('\0').collect();
+    variables.sort_unstable();
+    assert_eq!(
+        variables,
+        [
+            "EMPTY=",
+            &format!("HOME={loc}"),
+            "LANG=C.UTF-8",
+            "OMP_NUM_THREADS=2",
+            "PATH=/usr/bin:/bin:/opt/tools",
+            &format!("PAYLOAD_ID={id}"),
+            &format!("PWD={loc}"),
+        ]
+    );
+}
+
+#[test]
+fn a_client_without_a_path_gives_its_payloads_one() {
+    let client = Client::through(&["env", "-i"]);
+    let answer = client.result(&client.run("#!/bin/sh\ncat /proc/$$/environ > environment\nls /\n"));
+    let environment = answer.file("environment");
+    let path = environment.split('\0').find_map(|variable| variable.strip_prefix("PATH=")).unwrap();
+    for directory in ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin"] {
+        assert!(path.split(':').any(|part| part == directory), "{path}");
+    }
+}
+
+#[test]
+fn a_payload_leads_a_session_and_a_group_of_its_own() {
+    let client = Client::start();
+    let id =
+        client.run("#!/bin/sh\ncat /proc/$$/stat > stat.new\nmv stat.new stat\nwhile :; do sleep 1; done\n");
+    let stat = line_of(&client.wait_for_file(&id, "stat"));
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let pid = client.get(&format!("/retrieve/{id}")).json("pid").unwrap();
+    assert_eq!(stat.split(' ').next(), Some(&*pid));
+    assert_eq!(fields[1], client.pid().to_string(), "parent");
+    assert_eq!(fields[2], pid, "process group");
+    assert_eq!(fields[3], pid, "session");
+    assert_eq!(fields[4], "0", "terminal");
+}
+
+#[test]
+fn a_payload_starts_with_an_empty_mask_and_default_handlers() {
+    // What a client may be started with by a careless parent: signals ignored, and one blocked.
+    let wrapper = ["env", "--ignore-signal=HUP,PIPE,INT,TERM,CHLD", "--block-signal=USR1"];
+    let client = Client::through(&wrapper);
+    let answer = client.result(&client.run("#!/bin/sh\ncat /proc/$$/status > status\n"));
+    assert_eq!(status_field(&answer, "SigBlk"), "0000000000000000");
+    let ignored = u64::from_str_radix(&status_field(&answer, "SigIgn"), 16).unwrap();
+    // 32 and 33 are the C library's own: glibc gives them to spawned children as it likes.
+    let of_the_library = 0b11 << 31;
+    assert_eq!(ignored & !of_the_library, 0, "{ignored:#x}");
+}
+
+#[test]
+fn a_payload_gets_no_descriptor_but_the_first_three() {
+    let script = "exec 7</dev/null 9>/dev/null 123</; exec \"$@\"";
+    let client = Client::through(&["bash", "-c", script, "bash"]);
+    let own = fs::read_dir(format!("/proc/{}/fd", client.pid())).unwrap();
+    let own: Vec<String> =
+        own.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert!(own.contains(&"123".to_owned()), "the client was not started as it should be: {own:?}");
+    // A shell that reads a script has that open too; one with -c has not.
+    let answer = client.result(&client.run("#!/bin/sh\nexec sh -c 'ls /proc/$$/fd; true'\n"));
+    assert_eq!(answer.file(".orchestrator.out"), "0\n1\n2\n");
+}
+
+#[test]
+fn a_payload_may_use_all_the_cpus_that_the_client_was_given() {
+    let own = field_of(&fs::read_to_string("/proc/self/status").unwrap(), "Cpus_allowed");
+    let client = Client::start();
+    // Of several, so that one of them comes from each worker.
+    let ids: Vec<String> = (0..8).map(|_| client.run("#!/bin/sh\ncat /proc/$$/status > status\n")).collect();
+    for id in ids {
+        assert_eq!(status_field(&client.result(&id), "Cpus_allowed"), own);
+    }
+}
+
+#[test]
+fn there_are_as_many_slots_as_usable_cpus() {
+    let usable = std::thread::available_parallelism().unwrap();
+    wait_for("start line", || Client::start().log().contains(&format!("slots={usable}")).then_some(()));
+    let one = Client::through(&["taskset", "-c", "0"]);
+    assert!(one.log().contains("slots=1\n"), "{}", one.log());
+    let answer = one.result(&one.run("#!/bin/sh\ncat /proc/$$/status > status\n"));
+    assert_eq!(status_field(&answer, "Cpus_allowed_list"), "0");
+}
+
+#[test]
+fn a_payload_without_run_sh_is_invalid() {
+    let client = Client::start();
+    let answer =
+        client.result(&client.submit(&[("other.sh", b"#!/bin/sh\n"), ("sub/run.sh", b"#!/bin/sh\n")]));
+    assert_eq!((answer.status, answer.json("status").as_deref()), (200, Some("Invalid")));
+    assert!(answer.json("error").unwrap().contains("run.sh"), "{}", answer.text());
+    assert_eq!(answer.json("pid").as_deref(), Some("null"));
+}
+
+#[test]
+fn a_missing_interpreter_is_named() {
+    let client = Client::start();
+    for script in ["#!/no/such/interpreter -x\n", "#! /no/such/interpreter\n", "#!/no/such/interpreter"] {
+        let error = failure(&client, script.as_bytes());
+        assert!(error.contains("/no/such/interpreter,"), "{script:?}: {error}");
+    }
+    let windows = failure(&client, b"#!/bin/sh\r\necho on\r\n");
+    // Once as JSON escapes it.
+    assert!(windows.contains(r"/bin/sh\\r"), "{windows}");
+}
+
+#[test]
+fn a_command_that_env_cannot_find_is_a_failure_with_its_exit_code() {
+    let client = Client::start();
+    let id = client.run("#!/usr/bin/env no-such-interpreter\n");
+    let answer = client.result(&id);
+    assert_eq!(answer.json("exit_code").as_deref(), Some("127"));
+    let told = client.get(&format!("/retrieve_partial/{id}")).file(".orchestrator.err");
+    assert!(told.contains("no-such-interpreter"), "{told}");
+}
+
+#[test]
+fn an_interpreter_that_may_not_run_is_a_failure_that_says_so() {
+    let client = Client::start();
+    let error = failure(&client, b"#!/etc/passwd\n");
+    assert!(error.contains("not executable"), "{error}");
+}
+
+#[test]
+fn a_directory_in_the_place_of_run_sh_is_a_failure_that_says_so() {
+    let client = Client::start();
+    let answer = failed(&client, &[("run.sh/inner", b"x")]);
+    let error = answer.json("error").unwrap();
+    assert!(error.contains("directory"), "{error}");
+}
+
+#[test]
+fn a_program_for_another_machine_is_a_failure_that_says_so() {
+    let client = Client::start();
+    let mut program = fs::read("/bin/true").unwrap();
+    program[18] ^= 0x55; // e_machine, elf(5)
+    let error = failure(&client, &program);
+    assert!(error.contains("another kind of processor"), "{error}");
+    let damaged = failure(&client, b"\x7fELF");
+    assert!(damaged.contains("damaged"), "{damaged}");
+}
+
+#[test]
+fn a_program_without_its_loader_is_a_failure_that_says_so() {
+    let client = Client::start();
+    let mut program = fs::read("/bin/true").unwrap();
+    let Some(at) = program.windows(7).position(|window| window == b"/ld-lin") else {
+        return println!("skipped: /bin/true has no dynamic loader here");
+    };
+    program[at..at + 7].copy_from_slice(b"/no-lin");
+    let error = failure(&client, &program);
+    assert!(error.contains("loader"), "{error}");
+}
+
+#[test]
+fn a_payload_that_cannot_start_gives_its_slot_back() {
+    let client = Client::with(&[("MAX_JOBS", "1")]);
+    for _ in 0..5 {
+        failure(&client, b"#!/no/such/interpreter\n");
+    }
+    assert_eq!(client.result(&client.run("exit 0")).file(".orchestrator.exit").trim(), "0");
+    assert_eq!((client.health("running"), client.health("waiting")), (0, 0));
+}

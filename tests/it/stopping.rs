@@ -1,0 +1,266 @@
+//! SIGTERM and SIGINT: what is still answered, what becomes of payloads that run and wait, and how the client goes.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, children_of, is_alive, line_of, wait_for};
+use crate::wire;
+
+const UNTIL_GO: &str =
+    "#!/bin/sh\necho $$ > pid\nwhile ! [ -e go ]; do sleep 0.02; done\necho result > made\n";
+const UNSTOPPABLE: &str = "#!/bin/sh\n\
+                           setsid sh -c 'trap \"\" TERM; echo $$ > session; while :; do sleep 0.1; done' &\n\
+                           trap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
+
+/// Starts `UNTIL_GO` and waits until it runs. Gives the id and the pid.
+fn start(client: &Client, script: &str) -> (String, String) {
+    let id = client.run(script);
+    let pid = line_of(&client.wait_for_file(&id, "pid"));
+    (id, pid)
+}
+
+fn go(client: &Client, id: &str) {
+    fs::write(client.loc(id).join("go"), "").unwrap();
+}
+
+/// Sends the signal and waits until it has been heard.
+fn stop(client: &Client, signal: &str) {
+    client.signal(signal);
+    wait_for("draining", || {
+        (client.get("/health").json("draining").as_deref() == Some("true")).then_some(())
+    });
+}
+
+/// A submit that has been sent up to its last byte, and that byte.
+fn upload_under_way(client: &Client) -> (std::net::TcpStream, Vec<u8>) {
+    let before = client.directories().len();
+    let mut body = wire::form(&[("run.sh", b"exit 0"), ("data", &[b'x'; 100_000])]);
+    let rest = body.split_off(body.len() - 1);
+    let mut stream = wire::connect(client.address);
+    stream.write_all(wire::submit_head(body.len() + 1).as_bytes()).unwrap();
+    stream.write_all(&body).unwrap();
+    wait_for("a directory", || (client.directories().len() > before).then_some(()));
+    (stream, rest)
+}
+
+#[test]
+fn an_idle_client_ends_at_once_and_well() {
+    for signal in ["TERM", "INT"] {
+        let mut client = Client::start();
+        client.result(&client.run("exit 0"));
+        let asked = Instant::now();
+        client.signal(signal);
+        assert_eq!(client.wait().code(), Some(0));
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
+}
+
+#[test]
+fn an_open_connection_without_a_request_does_not_hold_the_client() {
+    let mut client = Client::start();
+    let mut half = wire::connect(client.address);
+    half.write_all(b"GET /health HTTP/1.1\r\n").unwrap();
+    let _idle = wire::connect(client.address);
+    client.get("/health");
+    client.signal("TERM");
+    assert_eq!(client.wait().code(), Some(0));
+}
+
+#[test]
+fn a_stopping_client_takes_nothing_new_and_answers_for_what_it_has() {
+    for signal in ["TERM", "INT"] {
+        let mut client = Client::with(&[("MAX_JOBS", "2")]);
+        let (slow, _) = start(&client, UNTIL_GO);
+        let (quick, _) = start(&client, UNTIL_GO);
+        let waiting = client.run("#!/bin/sh\necho > made\n");
+        let directory = client.loc(&waiting);
+        stop(&client, signal);
+
+        let before = client.directories().len();
+        let refused = wire::submit_form(client.address, &wire::form(&[("run.sh", b"exit 0")]));
+        assert_eq!((refused.status, refused.json("error").as_deref()), (503, Some("stopping")));
+        assert_eq!(client.directories().len(), before);
+        assert_eq!(client.get("/health").status, 200);
+        assert_eq!(client.get(&format!("/retrieve/{slow}")).json("status").as_deref(), Some("Running"));
+        client.get(&format!("/retrieve_partial/{slow}")).file("pid");
+        assert_eq!(client.post("/kill/0").status, 404);
+
+        let never_started = client.ended(&waiting);
+        assert_eq!(never_started.json("status").as_deref(), Some("Killed"));
+        assert_eq!(never_started.json("killed").as_deref(), Some("true"));
+        assert_eq!(never_started.json("started_at").as_deref(), Some("null"));
+        let reason = never_started.json("error").unwrap();
+        assert!(reason.contains("client was stopped"), "{reason}");
+
+        go(&client, &quick);
+        assert_eq!(client.result(&quick).file("made"), "result\n");
+        go(&client, &slow);
+        assert_eq!(client.wait().code(), Some(0));
+        assert!(!directory.join("made").exists());
+        let of_slow = fs::read_dir(&client.data).unwrap().flatten();
+        assert_eq!(of_slow.filter(|entry| entry.path().join("made").exists()).count(), 2);
+    }
+}
+
+#[test]
+fn a_stopping_client_still_kills_on_request() {
+    let mut client = Client::start();
+    let (id, pid) = start(&client, UNTIL_GO);
+    stop(&client, "TERM");
+    assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+    assert_eq!(client.wait().code(), Some(0));
+    assert!(!is_alive(&pid));
+}
+
+#[test]
+fn a_payload_that_outlives_the_grace_is_killed_and_told_why() {
+    let mut client = Client::with(&[("GRACE", "1"), ("KILL_GRACE", "2")]);
+    let (id, pid) = start(&client, UNSTOPPABLE);
+    let session = line_of(&client.wait_for_file(&id, "session"));
+    let asked = Instant::now();
+    client.signal("TERM");
+    // It ignores SIGTERM, so the client has to stay for KILL_GRACE, and can be asked.
+    let answer = client.retrieve_when(&id, |answer| answer.status != 202);
+    assert!(asked.elapsed() >= Duration::from_secs(1), "it had no grace");
+    assert_eq!(answer.json("status").as_deref(), Some("Killed"));
+    assert_eq!(answer.json("killed").as_deref(), Some("true"));
+    let reason = answer.json("error").unwrap();
+    assert!(reason.contains("client was stopped"), "{reason}");
+    assert!(is_alive(&pid));
+    assert_eq!(client.wait().code(), Some(0));
+    assert!(!is_alive(&pid) && !is_alive(&session));
+}
+
+#[test]
+fn a_payload_that_heeds_sigterm_may_tidy_up_when_the_client_stops() {
+    let mut client = Client::with(&[("GRACE", "0"), ("KILL_GRACE", "20")]);
+    let script = "#!/bin/sh\ntrap 'sleep 0.2; echo tidy > tidied; exit' TERM\necho $$ > pid\n\
+                  while :; do sleep 600; done\n";
+    let (id, pid) = start(&client, script);
+    let directory = client.loc(&id);
+    client.signal("TERM");
+    assert_eq!(client.wait().code(), Some(0));
+    assert!(!is_alive(&pid));
+    assert_eq!(fs::read_to_string(directory.join("tidied")).unwrap(), "tidy\n");
+    assert_eq!(fs::read_to_string(directory.join(".orchestrator.exit")).unwrap().trim(), "0");
+}
+
+#[test]
+fn a_second_signal_ends_everything_at_once() {
+    for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
+        let mut client = Client::with(&[("KILL_GRACE", "600"), ("GRACE", "600")]);
+        let (id, pid) = start(&client, UNSTOPPABLE);
+        let session = line_of(&client.wait_for_file(&id, "session"));
+        stop(&client, first);
+        let asked = Instant::now();
+        client.signal(second);
+        assert!(client.wait().code().is_some(), "it did not end by itself");
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(!is_alive(&pid) && !is_alive(&session));
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_payload_that_is_being_ended_already() {
+    let mut client = Client::with(&[("KILL_GRACE", "600"), ("GRACE", "600")]);
+    let (id, pid) = start(&client, UNSTOPPABLE);
+    let session = line_of(&client.wait_for_file(&id, "session"));
+    assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+    stop(&client, "TERM");
+    let asked = Instant::now();
+    client.signal("TERM");
+    assert!(client.wait().code().is_some());
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    assert!(!is_alive(&pid) && !is_alive(&session));
+}
+
+#[test]
+fn a_response_under_way_is_completed_before_the_client_goes() {
+    let mut client = Client::start();
+    let (id, _) = start(&client, UNTIL_GO);
+    // Far more than the sockets' buffers hold, and not compressible.
+    let made = client.run("#!/bin/sh\nhead -c 33554432 /dev/urandom > random\n");
+    client.retrieve_when(&made, |answer| answer.status == 200);
+    let mut stream = wire::connect(client.address);
+    write!(stream, "GET /retrieve/{made} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    let mut first = [0; 17];
+    stream.read_exact(&mut first).unwrap();
+    stop(&client, "TERM");
+    // The last payload ends now, so that only this response is left to wait for.
+    let last = client.loc(&id).join(".orchestrator.exit");
+    go(&client, &id);
+    wait_for("the end of the last payload", || last.exists().then_some(()));
+    let answer = wire::read_answer(&mut first.chain(&mut stream), false);
+    assert_eq!(answer.files().iter().find(|file| file.0 == "random").unwrap().1.len(), 33_554_432);
+    assert_eq!(client.wait().code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_stands_still_does_not_hold_the_client_beyond_the_grace() {
+    let mut client = Client::with(&[("GRACE", "1")]);
+    let made = client.run("#!/bin/sh\nhead -c 33554432 /dev/urandom > random\n");
+    client.retrieve_when(&made, |answer| answer.status == 200);
+    let mut stream = wire::connect(client.address);
+    write!(stream, "GET /retrieve/{made} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 17]).unwrap();
+    let asked = Instant::now();
+    client.signal("TERM");
+    assert_eq!(client.wait().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+#[test]
+fn an_upload_that_ends_while_the_client_stops_is_refused_or_killed_and_never_forgotten() {
+    let mut client = Client::start();
+    let (running, _) = start(&client, UNTIL_GO);
+    let (mut stream, rest) = upload_under_way(&client);
+    stop(&client, "TERM");
+    stream.write_all(&rest).unwrap();
+    let answer = wire::read_answer(&mut stream, false);
+    if answer.status == 503 {
+        wait_for("the removal of its directory", || (client.directories().len() == 1).then_some(()));
+    } else {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let ended = client.ended(&answer.json("id").unwrap());
+        assert_eq!(ended.json("status").as_deref(), Some("Killed"), "{}", ended.text());
+        assert!(ended.json("error").unwrap().contains("client was stopped"), "{}", ended.text());
+    }
+    go(&client, &running);
+    assert_eq!(client.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_nothing_wrong_for_the_next_one() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let mut first = Client::at(&data, &[]);
+    let (id, pid) = start(&first, "#!/bin/sh\necho $$ > pid\nwhile :; do sleep 0.1; done\n");
+    let loc = first.loc(&id);
+    let (upload, _) = upload_under_way(&first);
+    first.signal("KILL");
+    first.wait();
+    drop(upload);
+
+    // The payload of the first life still runs: it must not keep the directory from the second.
+    assert!(is_alive(&pid));
+    let second = Client::at(&data, &[]);
+    assert_eq!(second.get("/health").status, 200);
+    for path in ["/retrieve", "/retrieve_partial"] {
+        assert_eq!(second.get(&format!("{path}/{id}")).status, 404);
+    }
+    assert_eq!(second.post(&format!("/kill/{id}")).status, 404);
+    assert_eq!(second.result(&second.run("echo on")).file(".orchestrator.out"), "on\n");
+    assert!(is_alive(&pid), "the second client has ended what is not its own");
+    assert!(loc.join("pid").exists());
+    assert!(Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status().unwrap().success());
+    assert_eq!(children_of(second.pid()), []);
+    drop(second);
+
+    // What both left behind goes by its age.
+    let third = Client::at(&data, &[("MAX_AGE", "1")]);
+    wait_for("the removal of old directories", || third.directories().is_empty().then_some(()));
+    assert!(!Path::new(&loc).exists());
+}
