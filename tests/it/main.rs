@@ -10,6 +10,7 @@ mod queueing;
 mod retention;
 mod start;
 mod stopping;
+mod process;
 mod resources;
 mod retrieve;
 mod submit;
