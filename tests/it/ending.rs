@@ -178,6 +178,42 @@ fn a_background_job_with_a_group_of_its_own_is_ended_with_its_payload() {
 }
 
 #[test]
+fn a_child_that_the_client_was_started_with_is_left_alone() {
+    // A shell that becomes the client hands its background job over to it.
+    let client = Client::through(&["bash", "-c", "sleep 600 >/dev/null 2>&1 & exec \"$@\"", "bash"]);
+    let (stranger, _) = children_of(client.pid()).pop().unwrap();
+    let answer = client.result(&client.run(
+        "#!/bin/sh\n(setsid sh -c 'echo $$ > orphan; exec sleep 600' &)\n\
+                                            while ! [ -s orphan ]; do sleep 0.02; done\n",
+    ));
+    let orphan = answer.file("orphan").trim().to_owned();
+    wait_for("the end of the orphan", || (!is_alive(&orphan)).then_some(()));
+    assert!(is_alive(&stranger));
+    assert!(Command::new("kill").arg(&stranger).status().unwrap().success());
+    wait_for("the reaping of the stranger", || children_of(client.pid()).is_empty().then_some(()));
+}
+
+#[test]
+fn a_payload_that_removes_its_own_directory_ends_all_the_same() {
+    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let id = client.run("#!/bin/sh\nrm -rf \"$PWD\"\n");
+    let answer = client.retrieve_when(&id, |answer| answer.status != 202);
+    assert_eq!((answer.status, answer.json("error").as_deref()), (404, Some("directory_gone")));
+    client.result(&client.run("exit 0")).file(".orchestrator.exit");
+}
+
+#[test]
+fn what_lies_in_the_way_of_the_exit_code_is_replaced_and_never_followed() {
+    let client = Client::start();
+    let link =
+        client.result(&client.run("#!/bin/sh\necho kept > ../victim\nln -s ../victim .orchestrator.exit\n"));
+    assert_eq!(link.file(".orchestrator.exit").trim(), "0");
+    assert_eq!(fs::read_to_string(client.data.join("victim")).unwrap(), "kept\n");
+    let directory = client.run("#!/bin/sh\nmkdir -p .orchestrator.exit/full\nexit 3\n");
+    assert_eq!(client.ended(&directory).json("exit_code").as_deref(), Some("3"));
+}
+
+#[test]
 fn hundreds_of_payloads_leave_no_zombie_and_no_process() {
     let client = Client::with(&[("MAX_JOBS", "8"), ("LOG", "warn")]);
     let ids: Vec<String> =

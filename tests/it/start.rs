@@ -189,7 +189,7 @@ fn a_payload_leads_a_session_and_a_group_of_its_own() {
 #[test]
 fn a_payload_starts_with_an_empty_mask_and_default_handlers() {
     // What a client may be started with by a careless parent: signals ignored, and one blocked.
-    let wrapper = ["env", "--ignore-signal=HUP,PIPE,INT,TERM,CHLD", "--block-signal=USR1"];
+    let wrapper = ["env", "--ignore-signal=HUP,PIPE,INT,TERM,USR2", "--block-signal=USR1,HUP"];
     let client = Client::through(&wrapper);
     let answer = client.result(&client.run("#!/bin/sh\ncat /proc/$$/status > status\n"));
     assert_eq!(status_field(&answer, "SigBlk"), "0000000000000000");
@@ -197,6 +197,15 @@ fn a_payload_starts_with_an_empty_mask_and_default_handlers() {
     // 32 and 33 are the C library's own: glibc gives them to spawned children as it likes.
     let of_the_library = 0b11 << 31;
     assert_eq!(ignored & !of_the_library, 0, "{ignored:#x}");
+}
+
+/// The kernel reaps the children of a process that ignores SIGCHLD, and does not tell it (wait(2)).
+#[test]
+fn a_client_that_was_started_with_sigchld_ignored_sees_its_payloads_end() {
+    let client = Client::through(&["env", "--ignore-signal=CHLD"]);
+    let answer = client.result(&client.run("#!/bin/sh\nsleep 0.1\ncat /proc/$$/status > status\nexit 0\n"));
+    assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+    assert_eq!(u64::from_str_radix(&status_field(&answer, "SigIgn"), 16).unwrap() >> 16 & 1, 0);
 }
 
 #[test]
