@@ -38,7 +38,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             }
             Arg::Short(flag) => return Err(format!("-{flag} is not known: {}", known_flags())),
             Arg::Value(word) if command.is_none() => {
-                command = Some(word.string().map_err(|error| error.to_string())?)
+                command = Some(word.string().map_err(|error| error.to_string())?);
             }
             Arg::Value(word) => {
                 return Err(format!("{} is one word too many: {COMMANDS}", word.to_string_lossy()));

@@ -148,7 +148,7 @@ fn prepare(path: &Path) -> io::Result<(PathBuf, File)> {
         }
         // Some network file systems have no locks; then the user's care has to do.
         Err(errno) => {
-            event!(Warn, "cannot lock the data path", path = path.display(), error = errno.to_string())
+            event!(Warn, "cannot lock the data path", path = path.display(), error = errno.to_string());
         }
     }
     Ok((path, lock))

@@ -80,7 +80,7 @@ impl Service for Api {
 }
 
 impl Api {
-    fn answer(&self, request: Request<'_, '_>) -> Result<Response, HttpError> {
+    fn answer(&self, mut request: Request<'_, '_>) -> Result<Response, HttpError> {
         let Some(route) = Route::of(request.path) else {
             return Err(HttpError::new(
                 404,
@@ -92,9 +92,9 @@ impl Api {
             (Method::Get, Route::Ping) => Ok(ping::get()),
             (Method::Get, Route::Health) => Ok(health::get(self)),
             (Method::Get, Route::Load) => Ok(load::get(self)),
-            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, self.find(id)?),
+            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, &self.find(id)?),
             (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, &self.find(id)?),
-            (Method::Post, Route::Submit) => submit::post(self, request),
+            (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
             (_, route) => Ok(Response::from(HttpError::new(
                 405,

@@ -9,9 +9,9 @@ use crate::event;
 use crate::http::{HttpError, Response};
 use crate::payload::{Payload, PayloadId, Status};
 
-pub(super) fn get(api: &Api, payload: Payload) -> Result<Response, HttpError> {
+pub(super) fn get(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
     match payload.status {
-        Status::Completed => zip(api, &payload),
+        Status::Completed => zip(api, payload),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => Ok(Response::json(200, payload.to_json())),
     }

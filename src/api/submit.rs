@@ -11,8 +11,8 @@ use crate::event;
 use crate::http::{Chunks, HttpError, Request, Response};
 use crate::upload::{self, BoundaryError, Kind, Received, UploadError};
 
-pub(super) fn post(api: &Api, request: Request<'_, '_>) -> Result<Response, HttpError> {
-    let boundary = check(api, &request)?;
+pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
+    let boundary = check(api, request)?;
     let directory = api.data_path.new_directory();
     let received = receive(api, request, boundary, &directory)?;
     let payload = api.store.add(&directory.to_string_lossy()).inspect_err(|_| forget(api, &directory))?;
@@ -46,7 +46,7 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
 
 fn receive(
     api: &Api,
-    request: Request<'_, '_>,
+    request: &mut Request<'_, '_>,
     boundary: String,
     directory: &Path,
 ) -> Result<Received, HttpError> {

@@ -79,9 +79,8 @@ impl<'c> Body<'c> {
             // Nobody waits if the coroutine is gone; then the result has no reader.
             let _ = result_tx.send(result);
         });
-        loop {
-            // An error here means that the job wants no more; its result tells why.
-            let Ok(space) = writer.space() else { break };
+        // Without space the job wants no more; its result tells why.
+        while let Ok(space) = writer.space() {
             match self.read(space) {
                 Ok(0) => {
                     writer.finish();

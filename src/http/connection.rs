@@ -101,11 +101,11 @@ impl Connection {
         loop {
             let input = &self.input[self.used..];
             // A head ends with a line end, so without a new one there is nothing new to parse.
-            if input[looked_at..].contains(&b'\n') || input.len() > head::MAX_HEAD_BYTES / 4 {
-                if let Some((head, length)) = head::parse(input)? {
-                    self.consume(length);
-                    return Ok(Some(head));
-                }
+            let may_be_complete =
+                input[looked_at..].contains(&b'\n') || input.len() > head::MAX_HEAD_BYTES / 4;
+            if may_be_complete && let Some((head, length)) = head::parse(input)? {
+                self.consume(length);
+                return Ok(Some(head));
             }
             looked_at = input.len();
             let limits = self.shared.limits;
@@ -238,14 +238,14 @@ impl Connection {
         let mut message = response::head(&response, ending, connection).into_bytes();
         match response.payload {
             Payload::Whole(body) => {
-                if !head.is_head {
+                if !head.without_body {
                     message.extend_from_slice(&body);
                 }
                 self.write(&message)?;
             }
             Payload::Streamed(producer) => {
                 self.write(&message)?;
-                if !head.is_head {
+                if !head.without_body {
                     self.send_streamed(producer, ending)?;
                 }
             }

@@ -37,11 +37,12 @@ pub(super) enum Framing {
 }
 
 /// A checked request head.
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own about the request
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Head {
     pub(super) method: Method,
     /// The response goes without its body.
-    pub(super) is_head: bool,
+    pub(super) without_body: bool,
     /// The target without query, and without scheme and host where it had them.
     pub(super) path: String,
     /// HTTP/1.0: no chunks, and the connection is kept only if asked.
@@ -101,14 +102,14 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
     if !is_http_10 && values(request, "host").count() != 1 {
         return Err(HttpError::bad_request("A request needs exactly one Host field; send one."));
     }
-    let is_head = method == "HEAD";
+    let without_body = method == "HEAD";
     Ok(Head {
         method: match method {
             "GET" | "HEAD" => Method::Get,
             "POST" => Method::Post,
             other => Method::Other(other.to_owned()),
         },
-        is_head,
+        without_body,
         path: path_of(target).to_owned(),
         is_http_10,
         keep_alive: keeps_alive(request, is_http_10),
@@ -222,7 +223,7 @@ mod tests {
         }
         let (head, length) = parse(format!("{text}GET /").as_bytes()).expect("good").expect("complete");
         assert_eq!((head.path.as_str(), length), ("/retrieve/7", text.len()));
-        assert!(head.keep_alive && !head.is_head && !head.expects_continue);
+        assert!(head.keep_alive && !head.without_body && !head.expects_continue);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -163,10 +163,7 @@ impl Work {
         let event = match self.next_deadline() {
             // Handles are never all dropped while the process lives; a plain wait cannot be disconnected.
             None => inbox.recv().ok(),
-            Some(deadline) => match inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+            Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok(),
         };
         self.busy_since.store(now_ms(), Ordering::Relaxed);
         event
@@ -279,7 +276,7 @@ impl Work {
         match self.store.kill(id, reason) {
             Ok(_) => event!(Warn, "payload is ended", payload = id, reason = reason),
             Err(error) => {
-                event!(Error, "cannot mark a payload as killed", payload = id, error = error.to_string())
+                event!(Error, "cannot mark a payload as killed", payload = id, error = error.to_string());
             }
         }
     }
@@ -297,11 +294,11 @@ impl Work {
     }
 
     fn report_drained(&self) {
-        if let Some((_, done)) = &self.drain {
-            if self.runs.is_empty() {
-                // The listener may have left already, with the process about to end.
-                let _ = done.send(());
-            }
+        if let Some((_, done)) = &self.drain
+            && self.runs.is_empty()
+        {
+            // The listener may have left already, with the process about to end.
+            let _ = done.send(());
         }
     }
 

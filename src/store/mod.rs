@@ -251,7 +251,13 @@ mod tests {
     use crate::payload::{Outcome, Usage};
 
     fn completed() -> Outcome {
-        Outcome { status: Status::Completed, exit_code: Some(0), signal: None, error: None, usage: Usage::default() }
+        Outcome {
+            status: Status::Completed,
+            exit_code: Some(0),
+            signal: None,
+            error: None,
+            usage: Usage::default(),
+        }
     }
 
     fn status(store: &Store, id: PayloadId) -> Status {
@@ -291,7 +297,10 @@ mod tests {
         assert_eq!(store.finish(id, &completed()).expect("answers"), None);
         assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ended));
         let payload = store.get(id).expect("answers").expect("known");
-        assert_eq!((payload.exit_code, payload.error.as_deref(), payload.killed), (Some(0), Some("first"), true));
+        assert_eq!(
+            (payload.exit_code, payload.error.as_deref(), payload.killed),
+            (Some(0), Some("first"), true)
+        );
 
         let id = store.add("/b").expect("added").id;
         store.claim().expect("answers");
@@ -313,7 +322,8 @@ mod tests {
     #[test]
     fn only_what_has_ended_is_cleaned_and_forgotten() {
         let store = Store::open().expect("opens");
-        let ids: Vec<PayloadId> = ["/ended", "/killed", "/waits"].map(|loc| store.add(loc).expect("added").id).into();
+        let ids: Vec<PayloadId> =
+            ["/ended", "/killed", "/waits"].map(|loc| store.add(loc).expect("added").id).into();
         store.claim().expect("answers");
         store.finish(ids[0], &completed()).expect("answers");
         store.claim().expect("answers");

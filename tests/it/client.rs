@@ -18,7 +18,8 @@ pub struct Client {
     pub address: SocketAddr,
     pub data: PathBuf,
     log: Arc<Mutex<String>>,
-    _home: Option<tempfile::TempDir>,
+    #[allow(dead_code)] // kept until the client is gone, for its Drop
+    home: Option<tempfile::TempDir>,
 }
 
 /// The binary under test. `CLIENT_BINARY` names another build of it, such as a static one.
@@ -38,7 +39,7 @@ impl Client {
         let home = tempfile::tempdir().unwrap();
         let data = home.path().join("data");
         let mut client = Self::at(&data, settings);
-        client._home = Some(home);
+        client.home = Some(home);
         client
     }
 
@@ -58,7 +59,7 @@ impl Client {
         command.args(&wrapper[1..]).arg(binary());
         command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
         let mut client = Self::spawn(command, &data);
-        client._home = Some(home);
+        client.home = Some(home);
         client
     }
 
@@ -71,7 +72,7 @@ impl Client {
             let Some(Ok(line)) = lines.next() else {
                 panic!("the client ended at its start: {:?}, {}", child.wait(), log.lock().unwrap());
             };
-            log.lock().unwrap().push_str(&format!("{line}\n"));
+            keep(&log, &line);
             if line.contains("client listening") {
                 let word = line.split(['=', ' ', '"']).find(|word| word.parse::<SocketAddr>().is_ok());
                 break word.unwrap_or_else(|| panic!("no address in {line}")).parse().unwrap();
@@ -80,10 +81,10 @@ impl Client {
         let collected = Arc::clone(&log);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                collected.lock().unwrap().push_str(&format!("{line}\n"));
+                keep(&collected, &line);
             }
         });
-        Self { child, address, data: data.to_owned(), log, _home: None }
+        Self { child, address, data: data.to_owned(), log, home: None }
     }
 
     pub fn pid(&self) -> u32 {
@@ -196,6 +197,12 @@ impl Drop for Client {
             println!("--- log of the client\n{}", self.log());
         }
     }
+}
+
+fn keep(log: &Mutex<String>, line: &str) {
+    let mut log = log.lock().unwrap();
+    log.push_str(line);
+    log.push('\n');
 }
 
 /// Polls for something until it is there.

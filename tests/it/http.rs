@@ -300,6 +300,15 @@ fn a_chunked_body_that_breaks_the_rules_ends_the_connection_and_leaves_nothing()
 }
 
 #[test]
+fn trailers_without_end_are_not_read_to_their_end() {
+    let client = Client::start();
+    let trailers = "X-Trailer: one of many\r\n".repeat(50_000);
+    let head = "POST /kill/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answers = conversation(client.address, format!("{head}0\r\n{trailers}\r\n{LAST}"));
+    assert_eq!(statuses(&answers), [404]);
+}
+
+#[test]
 fn a_chunk_of_the_largest_size_is_no_overflow() {
     let client = Client::start();
     for size in ["ffffffffffffffff", "8000000000000000", "7fffffffffffffff"] {
@@ -459,7 +468,76 @@ fn what_looks_odd_but_is_http_is_understood() {
     }
 }
 
+#[test]
+fn a_target_that_is_no_ascii_leads_nowhere() {
+    let client = Client::start();
+    for (target, status) in
+        [(&b"/\xc3\xa9"[..], 404), (b"/health\xc3\xa9", 404), (b"/\xff", 400), (b"/health\x80", 400)]
+    {
+        let request = [b"GET ", target, b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"].concat();
+        assert_eq!(statuses(&conversation(client.address, request)), [status], "{}", target.escape_ascii());
+    }
+}
+
+/// Some bytes of a request changed, left out, doubled or put in: mostly those that mean something.
+fn damage(request: &mut Vec<u8>, random: &mut fastrand::Rng) {
+    const BYTES: &[u8] = b"\r\n\r\n: ;=\"-/\\%*,0159afxHT\0\x7f\xff";
+    for _ in 0..random.usize(1..4) {
+        let at = random.usize(..request.len());
+        let byte = BYTES[random.usize(..BYTES.len())];
+        match random.u8(..5) {
+            0 => request[at] = byte,
+            1 => request.insert(at, byte),
+            2 => drop(request.remove(at)),
+            3 => drop(request.drain(at..(at + 20).min(request.len() - 1))),
+            _ => request.extend_from_within(at..(at + 40).min(request.len())),
+        }
+    }
+}
+
+#[test]
+fn damaged_requests_are_answered_or_dropped_and_never_end_the_client() {
+    let client = Client::with(&[("LOG", "error")]);
+    let body = small_form();
+    let chunked = [chunks(&body, 50), b"0\r\n\r\n".to_vec()].concat();
+    let requests = [
+        NEXT.as_bytes().to_vec(),
+        joined(&upload_head(&format!("Content-Length: {}\r\n", body.len())), &body),
+        joined(&upload_head("Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n"), &chunked),
+        b"GET /retrieve/1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_vec(),
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut taken = 0;
+    for number in 0..600 {
+        let mut request = requests[number % requests.len()].clone();
+        damage(&mut request, &mut random);
+        let mut stream = connect(client.address);
+        // The other end may hang up before all is sent.
+        let _ = stream.write_all(&request).and_then(|()| stream.shutdown(Shutdown::Write));
+        for answer in answers_to_the_end(&mut stream) {
+            let shown = request.escape_ascii();
+            assert!(
+                [100, 200, 400, 404, 405, 411, 413, 415, 417, 431, 501, 505].contains(&answer.status),
+                "{shown}"
+            );
+            taken += usize::from(answer.json("status").as_deref() == Some("Prepared"));
+        }
+    }
+    // Damage inside of a file's content is none; all others are refused, and left nothing.
+    assert!(taken > 0);
+    wait_for("the removal of all that was refused", || (client.directories().len() == taken).then_some(()));
+    assert_eq!(client.get("/health").status, 200);
+    assert_eq!(client.log().lines().count(), 1, "{}", client.log());
+}
+
 // --- time-outs
+
+#[test]
+fn a_stray_line_end_after_a_request_is_not_the_start_of_another() {
+    // RFC 9112, section 2.2: some senders put one behind a body.
+    let client = Client::with(&[("HEAD_TIMEOUT", "1"), ("IDLE_TIMEOUT", "1")]);
+    assert_eq!(statuses(&conversation(client.address, format!("{NEXT}\r\n"))), [200]);
+}
 
 #[test]
 fn a_head_that_does_not_come_to_its_end_in_time_is_told_408() {

@@ -1,17 +1,17 @@
 //! Tests through the door: the real binary on port 0, real sockets, real processes. One crate, a module per subject;
 //! `client` starts and stops the program, `wire` speaks HTTP without a library that could hide a mistake.
-#![allow(clippy::unwrap_used, clippy::panic, missing_docs)] // a test says what is wrong by failing
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)] // a test says what is wrong by failing
 
 mod client;
 mod ending;
 mod http;
 mod killing;
+mod process;
 mod queueing;
+mod resources;
 mod retention;
+mod retrieve;
 mod start;
 mod stopping;
-mod process;
-mod resources;
-mod retrieve;
 mod submit;
 mod wire;
