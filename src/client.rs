@@ -13,6 +13,7 @@ use crate::disk::Disk;
 use crate::http::{self, Server};
 use crate::load::Load;
 use crate::log::{self, Level, ToValue as _};
+use crate::notify::Notifier;
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -82,7 +83,15 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     tell_start(settings, &server, &data_path);
     let stops = forward_signals(signals, runner.clone())
         .map_err(|error| system("cannot wait for signals", &error))?;
-    Ok(stop(settings, &stops, &runner, &server, &draining))
+    let notifier = Notifier::from_environment();
+    notifier.ready();
+    let watched = runner.clone();
+    let is_well = move || !watched.is_stuck();
+    notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
+    // The sender lives as long as the process.
+    let _ = stops.recv();
+    notifier.stopping();
+    Ok(drain(settings, &stops, &runner, &server, &draining))
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
@@ -128,16 +137,14 @@ fn forward_signals(signals: SignalSet, runner: Runner) -> std::io::Result<Receiv
     Ok(stops)
 }
 
-/// Waits for the first stop signal, drains, and ends at once on the second.
-fn stop(
+/// Lets what runs come to its end, and ends at once on a second signal.
+fn drain(
     settings: &Settings,
     stops: &Receiver<()>,
     runner: &Runner,
     server: &Server,
     draining: &AtomicBool,
 ) -> End {
-    // The sender lives as long as the process.
-    let _ = stops.recv();
     let deadline = Instant::now() + settings.grace;
     event!(Info, "client stopping", grace_s = settings.grace.as_secs());
     draining.store(true, Ordering::Relaxed);

@@ -12,6 +12,7 @@ mod health_probe;
 mod http;
 mod load;
 mod log;
+mod notify;
 mod payload;
 mod rlimit;
 mod runner;

@@ -1,15 +1,10 @@
 //! `GET /health`: whether the client can do its work. A busy or stopping client is healthy; one that cannot store or
 //! start a payload is not.
 
-use std::time::Duration;
-
 use miniserde::Serialize;
 
 use super::Api;
 use crate::http::Response;
-
-/// Starting or ending a payload takes milliseconds; a runner that is at it for so long hangs.
-const RUNNER_STUCK: Duration = Duration::from_secs(10);
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -27,9 +22,10 @@ pub(super) fn get(api: &Api) -> Response {
     let counts = api.store.counts();
     let database = counts.as_ref().err().map(ToString::to_string);
     let data_path = api.data_path.trouble();
-    let stuck = api.runner.stuck_for();
-    let runner =
-        (stuck > RUNNER_STUCK).then(|| format!("it has been at one piece of work for {} s", stuck.as_secs()));
+    let runner = api
+        .runner
+        .is_stuck()
+        .then(|| format!("it has been at one piece of work for {} s", api.runner.stuck_for().as_secs()));
     let is_well = database.is_none() && data_path.is_none() && runner.is_none();
     let counts = counts.unwrap_or_default();
     let report = Report {

@@ -25,6 +25,9 @@ use start::{Launcher, StartError};
 /// How often the tree of a payload that is being ended is looked at, once `run.sh` itself is gone.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
 
+/// Starting or ending a payload takes milliseconds; a runner that is at it for so long hangs.
+const STUCK: Duration = Duration::from_secs(10);
+
 /// Why payloads are killed when the client goes.
 const STOPPED: &str = "the client was stopped";
 
@@ -104,6 +107,11 @@ impl Runner {
             0 => Duration::ZERO,
             since => Duration::from_millis(u64::try_from(now_ms() - since).unwrap_or(0)),
         }
+    }
+
+    /// Whether that is longer than any start or end of a payload could take.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck_for() > STUCK
     }
 
     fn send(&self, event: Event) {

@@ -294,7 +294,7 @@ fn kill_of_one_payload_leaves_the_others_alone() {
 /// The payload ends by itself at about the moment of the kill: either may come first, and both are a good end.
 #[test]
 fn kill_may_race_with_the_end_of_a_payload() {
-    let client = Client::with(&[("MAX_JOBS", "2"), ("LOG", "warn")]);
+    let client = Client::with(&[("MAX_JOBS", "2"), ("KILL_GRACE", "1"), ("LOG", "warn")]);
     let races: Vec<String> = thread::scope(|scope| {
         let race = |number: u64| {
             let code = if number % 2 == 0 { 0 } else { 3 };
@@ -324,9 +324,24 @@ fn kill_may_race_with_the_end_of_a_payload() {
     client.result(&client.run("exit 0")).file(".orchestrator.exit");
 }
 
+/// Between a look at /proc and the signal to the group, a child may leave the group: it must get its SIGTERM, too.
+#[test]
+fn kill_reaches_a_child_that_calls_setsid_at_that_moment() {
+    // Only SIGTERM can end these payloads within the patience of a test.
+    let client = Client::with(&[("MAX_JOBS", "1"), ("KILL_GRACE", "600"), ("LOG", "warn")]);
+    let script = "#!/bin/sh\nfor n in 1 2 3 4 5 6 7 8; do setsid sleep 600 & done\nsleep 600\n";
+    for number in 0..30 {
+        let id = client.run(script);
+        client.retrieve_when(&id, |answer| answer.json("status").as_deref() != Some("Prepared"));
+        // Not to wait for something, but to hit another moment each time.
+        thread::sleep(Duration::from_micros(number * 200));
+        kill_and_wait(&client, &id);
+    }
+}
+
 #[test]
 fn kill_may_race_with_the_start_of_a_payload() {
-    let client = Client::with(&[("MAX_JOBS", "4"), ("LOG", "warn")]);
+    let client = Client::with(&[("MAX_JOBS", "4"), ("KILL_GRACE", "1"), ("LOG", "warn")]);
     let mut ids = Vec::new();
     for number in 0..60 {
         let script = ["sleep 600", "#!/no/such/interpreter\n", "#!/bin/sh\nsetsid sleep 600 &\nsleep 600\n"];

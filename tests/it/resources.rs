@@ -179,3 +179,35 @@ fn a_path_that_leads_nowhere_is_404_for_every_method() {
         }
     }
 }
+
+#[test]
+fn every_refusal_has_a_stable_code_and_one_sentence() {
+    let client = Client::with(&[("MAX_UPLOAD", "1000")]);
+    let form = "Content-Type: multipart/form-data; boundary=B";
+    let post = |fields: &str| format!("POST /submit HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+    for (request, status, code) in [
+        ("hello\r\n\r\n".to_owned(), 400, "bad_request"),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_request"),
+        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(), 505, "http_version_not_supported"),
+        (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(5000)), 414, "uri_too_long"),
+        (post(&"X: y\r\n".repeat(200)), 431, "head_too_large"),
+        (post("Transfer-Encoding: gzip"), 501, "transfer_encoding"),
+        (post("Expect: wonders"), 417, "expectation_failed"),
+        ("GET /x HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404, "no_such_route"),
+        ("GET /retrieve/1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404, "unknown_id"),
+        ("PUT /load HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405, "method_not_allowed"),
+        (post(form), 411, "length_required"),
+        (post(&format!("{form}\r\nContent-Length: 1001")), 413, "content_too_large"),
+        (post("Content-Length: 0"), 415, "not_multipart"),
+        (post("Content-Type: multipart/form-data\r\nContent-Length: 0"), 400, "bad_boundary"),
+        (post(&format!("{form}\r\nContent-Length: 0")), 400, "multipart_incomplete"),
+        (post(&format!("{form}\r\nContent-Length: 5")) + "--B--", 400, "no_files"),
+    ] {
+        let answer = wire::send(client.address, &request);
+        assert_eq!(answer.error(status), code, "{request:.80}");
+        let object: Object = miniserde::json::from_str(&answer.text()).unwrap();
+        let Value::String(message) = &object["message"] else { panic!("{}", answer.text()) };
+        let is_sentence = message.ends_with('.') && message.starts_with(|c: char| c.is_ascii_uppercase());
+        assert!(is_sentence && message.len() < 300, "{message}");
+    }
+}
