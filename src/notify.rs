@@ -61,9 +61,10 @@ impl Notifier {
 
     fn send(&self, state: &str) {
         if let Some(target) = &self.target
-            && let Err(error) = target.socket.send_to_addr(state.as_bytes(), &target.address) {
-                event!(Warn, "cannot notify the service manager", state = state, error = error);
-            }
+            && let Err(error) = target.socket.send_to_addr(state.as_bytes(), &target.address)
+        {
+            event!(Warn, "cannot notify the service manager", state = state, error = error);
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -21,6 +23,12 @@ const SHELL: &CStr = c"/bin/sh";
 
 /// The longest `#!` line that Linux reads (BINPRM_BUF_SIZE, Linux 5.1).
 const SHEBANG_BYTES: u64 = 256;
+
+/// How often and how long a start waits for a `run.sh` that is "busy". A child that is being started holds a copy of every
+/// descriptor for a moment, one through which the next payload's `run.sh` is just being written included: vfork(2) lets
+/// the parent go on before exec has closed them (Linux, begin_new_exec), and until then execve(2) says ETXTBSY.
+const BUSY_TRIES: u32 = 200;
+const BUSY_PAUSE: Duration = Duration::from_micros(500);
 
 /// Why a payload was not started. Each is the payload's result, never an error of the daemon.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +86,7 @@ impl Launcher {
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
         let path = CString::new(directory.as_os_str().as_bytes()).map_err(|e| StartError::Spawn(e.into()))?;
         let command = |program, arguments| {
-            sys::spawn(&Command {
+            spawn_when_free(&Command {
                 program,
                 arguments,
                 environment: &environment,
@@ -102,6 +110,16 @@ impl Launcher {
             Ok(pid) => Ok(pid),
         }
     }
+}
+
+fn spawn_when_free(command: &Command<'_>) -> io::Result<u32> {
+    for _ in 0..BUSY_TRIES {
+        match sys::spawn(command) {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(BUSY_PAUSE),
+            other => return other,
+        }
+    }
+    sys::spawn(command)
 }
 
 fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> {
@@ -148,4 +166,45 @@ fn interpreter(script: &Path) -> Option<String> {
     let name = line.split([' ', '\t']).find(|word| !word.is_empty())?;
     // The usual trap with files from Windows: the carriage return is part of the name.
     Some(name.replace('\r', "\\r"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_script_that_somebody_still_holds_open_for_writing_is_started_when_he_lets_go() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join(SCRIPT);
+        let mut script = File::create(&path).expect("created");
+        script.write_all(b"#!/bin/sh\nexit 0\n").expect("written");
+        script.set_permissions(std::fs::Permissions::from_mode(0o755)).expect("made executable");
+        let holder = thread::spawn(move || {
+            thread::sleep(BUSY_PAUSE * 20);
+            drop(script);
+        });
+        let pid = Launcher::new().expect("/dev/null").start(1, directory.path()).expect("started");
+        holder.join().expect("no panic");
+        while sys::reap(pid).is_none() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn the_interpreter_is_named_as_the_kernel_would_read_it() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join(SCRIPT);
+        for (text, named) in [
+            ("#!/bin/x\n", Some("/bin/x")),
+            ("#! \t/usr/bin/env python3 -u\n", Some("/usr/bin/env")),
+            ("#!/bin/sh\r\n", Some("/bin/sh\\r")),
+            ("echo\n", None),
+            ("#!\n", None),
+        ] {
+            std::fs::write(&path, text).expect("written");
+            assert_eq!(interpreter(&path).as_deref(), named, "{text:?}");
+        }
+    }
 }

@@ -1,0 +1,69 @@
+//! What the kernel tells of the client's process (proc_pid_status(5), proc_pid_smaps(5)).
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+
+/// The client, by its process id.
+#[derive(Clone, Copy)]
+pub struct Process(pub u32);
+
+impl Process {
+    /// Resident memory now. From smaps_rollup, which counts pages; VmRSS may be off by dozens of pages for each CPU.
+    pub fn rss_mib(self) -> io::Result<f64> {
+        kib_of("Rss", &self.read("smaps_rollup")?).map(to_mib)
+    }
+
+    /// The most that has been resident since [`Process::forget_peak`].
+    pub fn peak_rss_mib(self) -> io::Result<f64> {
+        kib_of("VmHWM", &self.read("status")?).map(to_mib)
+    }
+
+    pub fn forget_peak(self) -> io::Result<()> {
+        fs::write(format!("/proc/{}/clear_refs", self.0), "5")
+    }
+
+    /// Context switches so far, wanted or not, of each thread that is there.
+    pub fn switches(self) -> io::Result<HashMap<String, u64>> {
+        let mut switches = HashMap::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            // A thread may end between the listing and the reading.
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+            let thread = field("Pid", &status).unwrap_or_default().to_owned();
+            let count = |name| field(name, &status).and_then(|count| count.parse::<u64>().ok()).unwrap_or(0);
+            switches.insert(thread, count("voluntary_ctxt_switches") + count("nonvoluntary_ctxt_switches"));
+        }
+        Ok(switches)
+    }
+
+    /// Children that have ended and were not waited for.
+    pub fn zombies(self) -> io::Result<usize> {
+        let parent = self.0.to_string();
+        let is_zombie_of_ours = |status: &str| {
+            field("PPid", status) == Some(&parent)
+                && field("State", status).is_some_and(|state| state.starts_with('Z'))
+        };
+        let statuses = fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
+        Ok(statuses.filter(|status| is_zombie_of_ours(status)).count())
+    }
+
+    fn read(self, file: &str) -> io::Result<String> {
+        fs::read_to_string(format!("/proc/{}/{file}", self.0))
+    }
+}
+
+fn field<'s>(name: &str, status: &'s str) -> Option<&'s str> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim)
+}
+
+fn kib_of(name: &str, status: &str) -> io::Result<f64> {
+    let kib = field(name, status).and_then(|value| value.strip_suffix(" kB")?.trim().parse().ok());
+    kib.ok_or_else(|| io::Error::other(format!("/proc does not tell {name}")))
+}
+
+fn to_mib(kib: f64) -> f64 {
+    kib / 1024.0
+}

@@ -1,0 +1,63 @@
+//! `loops bare|full --count N --dir DIR`: how fast payloads could run if nothing but the kernel's work were done, one
+//! after the other on one thread. `bare` spawns (std uses posix_spawn) and waits for a two-line sh script; `full` does
+//! what a payload needs on disk, too: it makes the directory, writes its four files, spawns, waits and removes.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use bench::options::Options;
+use bench::result;
+
+/// As `drive` submits it.
+const SCRIPT: &str = "#!/bin/sh\necho done\n";
+
+fn main() -> io::Result<()> {
+    let (which, mut options) = Options::read()?;
+    let (count, dir): (u32, String) = (options.take("count")?, options.take("dir")?);
+    options.finish()?;
+    let dir = Path::new(&dir);
+    write_script(dir)?;
+    let begun = Instant::now();
+    for number in 0..count {
+        match which.as_str() {
+            "bare" => bare(dir)?,
+            "full" => full(&dir.join(number.to_string()))?,
+            _ => return Err(io::Error::other(format!("{which} is neither bare nor full"))),
+        }
+    }
+    result!(format!("{which}_loop_per_s"), f64::from(count) / begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn bare(dir: &Path) -> io::Result<()> {
+    let status =
+        Command::new("./run.sh").current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+    check(status.success())
+}
+
+fn full(dir: &Path) -> io::Result<()> {
+    fs::create_dir(dir)?;
+    write_script(dir)?;
+    let mut command = Command::new("./run.sh");
+    command.current_dir(dir).stdin(Stdio::null());
+    command.stdout(File::create(dir.join(".orchestrator.out"))?);
+    command.stderr(File::create(dir.join(".orchestrator.err"))?);
+    let status = command.status()?;
+    fs::write(dir.join(".orchestrator.exit"), "0\n")?;
+    fs::remove_dir_all(dir)?;
+    check(status.success())
+}
+
+fn write_script(dir: &Path) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o755);
+    options.open(dir.join("run.sh"))?.write_all(SCRIPT.as_bytes())
+}
+
+fn check(is_success: bool) -> io::Result<()> {
+    if is_success { Ok(()) } else { Err(io::Error::other("the script has failed")) }
+}
