@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::{Phase, Run, Work, processes};
+use super::processes::{self, Tree};
+use super::{Phase, Run, Work};
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status, Usage};
 use crate::sys::{self, Exit, ExitResult};
@@ -62,9 +63,9 @@ impl Work {
         let running = |run: &&mut Run| run.id == id && matches!(run.phase, Phase::Running { .. });
         if let Some(run) = self.runs.iter_mut().find(running) {
             run.phase = Phase::Ending { kill_at, exit: None };
-            processes::signal_tree(run.id, run.pid, Signal::TERM);
+            processes::signal_tree(run.tree(), Signal::TERM);
             // A stopped process cannot act on SIGTERM.
-            processes::signal_tree(run.id, run.pid, Signal::CONT);
+            processes::signal_tree(run.tree(), Signal::CONT);
         }
     }
 
@@ -74,7 +75,7 @@ impl Work {
         while index < self.runs.len() {
             let run = &self.runs[index];
             match run.phase {
-                Phase::Ending { exit: Some(exit), .. } if !processes::any_left(run.id, run.pid) => {
+                Phase::Ending { exit: Some(exit), .. } if !processes::any_left(run.tree()) => {
                     let run = self.runs.swap_remove(index);
                     self.finish(&run, exit);
                 }
@@ -115,6 +116,10 @@ impl Work {
 }
 
 impl Run {
+    pub(super) fn tree(&self) -> Tree {
+        Tree { id: self.id, root: self.pid, root_is_reaped: self.has_exited() }
+    }
+
     fn has_exited(&self) -> bool {
         matches!(self.phase, Phase::Ending { exit: Some(_), .. })
     }

@@ -248,6 +248,7 @@ impl Work {
         let stopping = self.drain.as_ref().is_some_and(|drain| drain.0 <= now);
         let mut overdue = Vec::new();
         for run in &mut self.runs {
+            let tree = run.tree();
             match run.phase {
                 Phase::Running { .. } if stopping => overdue.push((run.id, STOPPED.to_owned())),
                 Phase::Running { until: Some(until) } if until <= now => {
@@ -255,7 +256,7 @@ impl Work {
                     overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit_s} s")));
                 }
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
-                    processes::signal_tree(run.id, run.pid, Signal::KILL);
+                    processes::signal_tree(tree, Signal::KILL);
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
                     *kill_at = now + ENDING_LOOK;
                 }

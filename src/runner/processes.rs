@@ -16,25 +16,35 @@ use crate::payload::PayloadId;
 struct Entry {
     pid: u32,
     parent: u32,
+    group: u32,
     session: u32,
     is_zombie: bool,
 }
 
-/// Sends `signal` to all processes of a payload. The group is signalled by one call, which the kernel makes atomic
+/// What is known of a payload's tree: its id, and the pid of its `run.sh`, which is the number of its session and group.
+#[derive(Clone, Copy)]
+pub(super) struct Tree {
+    pub(super) id: PayloadId,
+    pub(super) root: u32,
+    /// From then on the root's number may be a stranger's; what is left of the tree are our adopted children, and theirs.
+    pub(super) root_is_reaped: bool,
+}
+
+/// Sends `signal` to all processes of a payload. Its group is signalled by one call, which the kernel makes atomic
 /// against forks; the others one by one.
-pub(super) fn signal_tree(id: PayloadId, root: u32, signal: Signal) {
-    let members = members(id, root);
-    if members.iter().any(|entry| entry.session == root) {
-        signal_group(root, signal);
+pub(super) fn signal_tree(tree: Tree, signal: Signal) {
+    let members = members(tree);
+    if members.iter().any(|entry| entry.group == tree.root) {
+        signal_group(tree.root, signal);
     }
-    for entry in members.iter().filter(|entry| entry.session != root && !entry.is_zombie) {
+    for entry in members.iter().filter(|entry| entry.group != tree.root && !entry.is_zombie) {
         signal_one(entry.pid, signal);
     }
 }
 
 /// Whether any process of a payload lives, zombies not counted.
-pub(super) fn any_left(id: PayloadId, root: u32) -> bool {
-    members(id, root).iter().any(|entry| !entry.is_zombie)
+pub(super) fn any_left(tree: Tree) -> bool {
+    members(tree).iter().any(|entry| !entry.is_zombie)
 }
 
 /// Signals one process group.
@@ -61,19 +71,22 @@ fn report(what: &str, number: u32, result: Option<rustix::io::Result<()>>) {
     }
 }
 
-fn members(id: PayloadId, root: u32) -> Vec<Entry> {
+fn members(tree: Tree) -> Vec<Entry> {
     let own_pid = std::process::id();
     let all: Vec<Entry> = match all_processes() {
         Ok(processes) => processes.flatten().filter_map(|process| entry(&process)).collect(),
         Err(error) => {
-            event!(Error, "cannot read /proc", payload = id, error = error.to_string());
+            event!(Error, "cannot read /proc", payload = tree.id, error = error.to_string());
             return Vec::new();
         }
     };
+    let is_of_root = |entry: &Entry| entry.pid == tree.root || entry.session == tree.root;
     let is_seed = |entry: &&Entry| {
-        entry.pid == root
-            || entry.session == root
-            || (entry.parent == own_pid && payload_of(entry.pid) == Some(id))
+        let is_child = entry.parent == own_pid;
+        let is_root = entry.pid == tree.root;
+        (!tree.root_is_reaped && is_of_root(entry))
+            || (is_child && !is_root && entry.session == tree.root)
+            || (is_child && payload_of(entry.pid) == Some(tree.id))
     };
     let mut found: HashSet<u32> = all.iter().filter(is_seed).map(|entry| entry.pid).collect();
     // Children of members are members; repeat until none is new. Trees are shallow, so this takes few rounds.
@@ -94,6 +107,7 @@ fn entry(process: &Process) -> Option<Entry> {
     Some(Entry {
         pid: u32::try_from(stat.pid).ok()?,
         parent: u32::try_from(stat.ppid).ok()?,
+        group: u32::try_from(stat.pgrp).ok()?,
         session: u32::try_from(stat.session).ok()?,
         is_zombie: stat.state == 'Z',
     })

@@ -197,7 +197,7 @@ fn every_refusal_has_a_stable_code_and_one_sentence() {
         ("GET /retrieve/1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 404, "unknown_id"),
         ("PUT /load HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), 405, "method_not_allowed"),
         (post(form), 411, "length_required"),
-        (post(&format!("{form}\r\nContent-Length: 1001")), 413, "content_too_large"),
+        (post(&format!("{form}\r\nContent-Length: 100000")), 413, "content_too_large"),
         (post("Content-Length: 0"), 415, "not_multipart"),
         (post("Content-Type: multipart/form-data\r\nContent-Length: 0"), 400, "bad_boundary"),
         (post(&format!("{form}\r\nContent-Length: 0")), 400, "multipart_incomplete"),

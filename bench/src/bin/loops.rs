@@ -1,5 +1,5 @@
 //! `loops bare|full --count N --dir DIR`: how fast payloads could run if nothing but the kernel's work were done, one
-//! after the other on one thread. `bare` spawns (std uses posix_spawn) and waits for a two-line sh script; `full` does
+//! after the other on one thread. `bare` spawns (by `posix_spawn` in std) and waits for a two-line sh script; `full` does
 //! what a payload needs on disk, too: it makes the directory, writes its four files, spawns, waits and removes.
 
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! `stock ADDRESS BODY`: the stock `HttpServer` of may_minihttp with its default features and settings, answering every
+//! `stock ADDRESS BODY`: the stock `HttpServer` of `may_minihttp` with its default features and settings, answering every
 //! request with one fixed JSON body. It is what the client's own connection loop is compared with; the client itself
 //! cannot run on that crate, since no published version exports its decoder.
 

@@ -10,47 +10,58 @@ use std::path::Path;
 use bench::options::Options;
 use bench::sample::Sample;
 
-use Goal::{AtLeast, AtMost, Later, None as NoGoal};
+use Better::{Less, More};
+use Goal::{Issue2, Later, Open};
 
-/// What a figure has to reach. Issue 2 sets the goals; those that only the design or issue 5 sets are `Later`.
-enum Goal {
-    AtMost(f64),
-    AtLeast(f64),
-    Later(&'static Goal),
-    None,
+/// Which way a figure is better; a goal is an upper or a lower bound accordingly.
+#[derive(Clone, Copy, PartialEq)]
+enum Better {
+    Less,
+    More,
 }
 
-/// Name in the results, what the reader is told it is, goal.
-struct Figure(&'static str, &'static str, Goal);
+/// What a figure has to reach.
+#[derive(Clone, Copy)]
+enum Goal {
+    /// Set by issue 2.
+    Issue2(f64),
+    /// Set by the design or a later issue.
+    Later(f64),
+    /// Measured to be known.
+    Open,
+}
+
+/// Name in the results, what the reader is told it is, direction, goal.
+struct Figure(&'static str, &'static str, Better, Goal);
 
 const FIGURES: &[Figure] = &[
-    Figure("binary_mib", "binary, MiB", Later(&AtMost(2.0))),
-    Figure("start_ms", "start to first good `/health`, ms", Later(&AtMost(5.0))),
-    Figure("idle_rss_mib", "idle: RSS, MiB", AtMost(4.0)),
-    Figure("idle_wakeups_per_s", "idle: wake-ups per second", AtMost(5.0)),
-    Figure("idle_threads", "idle: threads", NoGoal),
-    Figure("connections_rss_mib", "2,000 idle connections, each served once: RSS, MiB", AtMost(24.0)),
-    Figure("latency_p50_ms", "submit to finished ZIP, one caller: p50, ms", AtMost(5.0)),
-    Figure("latency_p99_ms", "the same: p99, ms", Later(&AtMost(10.0))),
-    Figure("payloads_per_s", "payloads per second, 4 submitters, all retrieved", NoGoal),
-    Figure("of_bare_loop", "the same, of a bare spawn-and-wait loop", Later(&AtLeast(0.5))),
-    Figure("of_full_loop", "the same, of a loop with directory and files", Later(&AtLeast(0.7))),
-    Figure("payloads_lost", "payloads that did not come to a ZIP", Later(&AtMost(0.0))),
-    Figure("zombies", "zombies after these payloads", Later(&AtMost(0.0))),
-    Figure("rested_rss_mib", "RSS some seconds after these payloads, MiB", NoGoal),
-    Figure("load_p50_ms", "`/load`, a new connection each: p50, ms", AtMost(1.0)),
-    Figure("health_p50_ms", "`/health`, kept connection, one caller: p50, ms", NoGoal),
-    Figure("fresh_per_s", "`/health`, a new connection each, 4 callers: per second", NoGoal),
-    Figure("wrk_per_s", "`/health`, wrk with 32 kept connections: per second", NoGoal),
-    Figure("of_stock", "the same, of may_minihttp's stock server", Later(&AtLeast(0.9))),
-    Figure("uploads_health_p50_ms", "8 uploads of 256 MiB at once: `/health` p50, ms", NoGoal),
-    Figure("uploads_health_p99_ms", "the same: `/health` p99, ms", AtMost(50.0)),
-    Figure("uploads_health_max_ms", "the same: `/health` max, ms", NoGoal),
-    Figure("uploads_peak_rss_mib", "the same: peak RSS, MiB", Later(&AtMost(24.0))),
-    Figure("uploads_mib_per_s", "the same: MiB per second", NoGoal),
-    Figure("transfer_upload_s", "512 MiB that do not compress: upload, s", NoGoal),
-    Figure("transfer_retrieve_s", "the same: retrieval, s", NoGoal),
-    Figure("transfer_peak_rss_mib", "the same: peak RSS over both, MiB", AtMost(16.0)),
+    Figure("binary_mib", "binary, MiB", Less, Later(2.0)),
+    Figure("start_ms", "start to first good `/health`, ms", Less, Later(5.0)),
+    Figure("idle_rss_mib", "idle: RSS, MiB", Less, Issue2(4.0)),
+    Figure("idle_wakeups_per_s", "idle: wake-ups per second", Less, Issue2(5.0)),
+    Figure("idle_threads", "idle: threads", Less, Open),
+    Figure("connections_rss_mib", "2,000 idle connections, each served once: RSS, MiB", Less, Issue2(24.0)),
+    Figure("latency_p50_ms", "submit to finished ZIP, one caller: p50, ms", Less, Issue2(5.0)),
+    Figure("latency_p99_ms", "the same: p99, ms", Less, Later(10.0)),
+    Figure("payloads_per_s", "payloads per second, 4 submitters, all retrieved", More, Open),
+    Figure("of_bare_loop", "the same, of a bare spawn-and-wait loop", More, Later(0.5)),
+    Figure("of_full_loop", "the same, of a loop with directory and files", More, Later(0.7)),
+    Figure("payloads_lost", "payloads that did not come to a ZIP", Less, Later(0.0)),
+    Figure("zombies", "zombies after these payloads", Less, Later(0.0)),
+    Figure("rested_rss_mib", "RSS some seconds after these payloads, MiB", Less, Open),
+    Figure("load_p50_ms", "`/load`, a new connection each: p50, ms", Less, Issue2(1.0)),
+    Figure("health_p50_ms", "`/health`, kept connection, one caller: p50, ms", Less, Open),
+    Figure("fresh_per_s", "`/health`, a new connection each, 4 callers: per second", More, Open),
+    Figure("wrk_per_s", "`/health`, wrk with 32 kept connections: per second", More, Open),
+    Figure("of_stock", "the same, of `may_minihttp`'s stock server", More, Later(0.9)),
+    Figure("uploads_health_p50_ms", "8 uploads of 256 MiB at once: `/health` p50, ms", Less, Open),
+    Figure("uploads_health_p99_ms", "the same: `/health` p99, ms", Less, Issue2(50.0)),
+    Figure("uploads_health_max_ms", "the same: `/health` max, ms", Less, Open),
+    Figure("uploads_peak_rss_mib", "the same: peak RSS, MiB", Less, Later(24.0)),
+    Figure("uploads_mib_per_s", "the same: MiB per second", More, Open),
+    Figure("transfer_upload_s", "512 MiB that do not compress: upload, s", Less, Open),
+    Figure("transfer_retrieve_s", "the same: retrieval, s", Less, Open),
+    Figure("transfer_peak_rss_mib", "the same: peak RSS over both, MiB", Less, Issue2(16.0)),
 ];
 
 /// All values of each name.
@@ -114,28 +125,25 @@ fn add_share(results: &mut Results, name: &str, part: &str, of: &Results, whole:
 }
 
 fn row(figure: &Figure, ours: Option<&Sample>, peer: Option<&Sample>) -> String {
-    let Figure(name, label, goal) = figure;
-    let (goal, mark) = match goal {
-        Later(goal) => (*goal, "*"),
-        goal => (goal, ""),
-    };
-    let is_more_better = name.ends_with("per_s") && *name != "idle_wakeups_per_s" || name.starts_with("of_");
+    let &Figure(_, label, better, goal) = figure;
     let ratio = match (ours.map(Sample::median), peer.map(Sample::median)) {
-        (Some(ours), Some(peer)) if is_more_better && peer > 0.0 => format!("{:.1}", ours / peer),
-        (Some(ours), Some(peer)) if !is_more_better && ours > 0.0 => format!("{:.1}", peer / ours),
+        (Some(ours), Some(peer)) if better == More && peer > 0.0 => format!("{:.1}", ours / peer),
+        (Some(ours), Some(peer)) if better == Less && ours > 0.0 => format!("{:.1}", peer / ours),
         _ => "-".to_owned(),
     };
-    let (goal, is_reached): (_, Option<fn(f64, f64) -> bool>) = match goal {
-        AtMost(most) => (Some((*most, "<=")), Some(|value, most| value <= most)),
-        AtLeast(least) => (Some((*least, ">=")), Some(|value, least| value >= least)),
-        _ => (None, None),
+    let (bound, mark) = match goal {
+        Issue2(bound) => (Some(bound), ""),
+        Later(bound) => (Some(bound), "*"),
+        Open => (None, ""),
     };
-    let reached = match (ours, goal, is_reached) {
-        (Some(ours), Some((bound, _)), Some(is_reached)) if is_reached(ours.median(), bound) => "yes",
-        (Some(_), Some(_), _) => "**no**",
+    let reached = match (ours.map(Sample::median), bound) {
+        (Some(ours), Some(bound)) if better == Less && ours <= bound => "yes",
+        (Some(ours), Some(bound)) if better == More && ours >= bound => "yes",
+        (Some(_), Some(_)) => "**no**",
         _ => "-",
     };
-    let goal = goal.map_or_else(|| "-".to_owned(), |(bound, sign)| format!("{sign} {bound}{mark}"));
+    let sign = if better == Less { "<=" } else { ">=" };
+    let goal = bound.map_or_else(|| "-".to_owned(), |bound| format!("{sign} {bound}{mark}"));
     let cell = |sample: Option<&Sample>| sample.map_or_else(|| "not measured".to_owned(), shown);
     format!("| {label} | {} | {} | {ratio} | {goal} | {reached} |", cell(ours), cell(peer))
 }
@@ -149,7 +157,7 @@ fn shown(sample: &Sample) -> String {
 /// Three digits that count.
 fn number(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         value if value.abs() >= 100.0 => thousands(&format!("{value:.0}")),
         value if value.abs() >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -180,23 +188,23 @@ mod tests {
 
     #[test]
     fn a_row_tells_ratio_and_goal_in_the_right_direction() {
-        let latency = Figure("latency_p50_ms", "l", AtMost(5.0));
+        let latency = Figure("latency_p50_ms", "l", Less, Issue2(5.0));
         assert_eq!(
             row(&latency, of(4.0).as_ref(), of(800.0).as_ref()),
             "| l | 4.00 | 800 | 200.0 | <= 5 | yes |"
         );
-        let share = Figure("of_stock", "s", Later(&AtLeast(0.9)));
+        let share = Figure("of_stock", "s", More, Later(0.9));
         assert_eq!(
             row(&share, of(0.8).as_ref(), of(0.4).as_ref()),
             "| s | 0.80 | 0.40 | 2.0 | >= 0.9* | **no** |"
         );
-        let none = Figure("zombies", "z", NoGoal);
+        let none = Figure("zombies", "z", Less, Open);
         assert_eq!(row(&none, of(0.0).as_ref(), None), "| z | 0 | not measured | - | - | - |");
     }
 
     #[test]
     fn several_values_are_a_median_with_its_extremes() {
         let sample = Sample::new(vec![3.0, 1.0, 2.0]).expect("has values");
-        assert_eq!(super::shown(&sample), "2.00 (1.00 to 3.00)");
+        assert_eq!(shown(&sample), "2.00 (1.00 to 3.00)");
     }
 }

@@ -47,7 +47,7 @@ pub fn uploads(plan: &Uploads) -> io::Result<()> {
     result!("uploads_health_p99_ms", sample.permille(990));
     result!("uploads_health_max_ms", sample.max());
     result!("uploads_peak_rss_mib", plan.process.peak_rss_mib()?);
-    result!("uploads_mib_per_s", mib(plan.bytes) * plan.count as f64 / elapsed.as_secs_f64());
+    result!("uploads_mib_per_s", (plan.bytes >> 20) as f64 * plan.count as f64 / elapsed.as_secs_f64());
     Ok(())
 }
 
