@@ -34,10 +34,8 @@ impl Options {
 
     /// The value of `--name`, or `default`.
     pub fn take_or<T: FromStr<Err: Display>>(&mut self, name: &str, default: T) -> io::Result<T> {
-        match self.pairs.iter().any(|(given, _)| given == name) {
-            true => self.take(name),
-            false => Ok(default),
-        }
+        let is_given = self.pairs.iter().any(|(given, _)| given == name);
+        if is_given { self.take(name) } else { Ok(default) }
     }
 
     /// Fails if something was given that nobody has read.

@@ -192,17 +192,18 @@ impl Work {
         match event {
             Event::Look => {}
             Event::Kill(id) => self.begin_end(id),
-            Event::Drain(deadline, done) => {
-                self.drain = Some((deadline, done));
-                self.give_up_waiting();
-            }
+            Event::Drain(deadline, done) => self.drain = Some((deadline, done)),
             Event::Abort => self.abort(),
         }
     }
 
     /// Starts payloads as long as a slot is free and one waits.
     fn start_waiting(&mut self) {
-        while self.drain.is_none() && self.runs.len() < self.limits.slots {
+        if self.drain.is_some() {
+            // Each time: an upload that was under way when the client was stopped may have become a payload since.
+            return self.give_up_waiting();
+        }
+        while self.runs.len() < self.limits.slots {
             match self.store.claim() {
                 Ok(Some(payload)) => self.start(&payload),
                 Ok(None) => return,

@@ -16,9 +16,17 @@ const FIRST_ID_BELOW: u32 = 1 << 30;
 
 const SCHEMA: &str = include_str!("schema.sql");
 
-/// All columns, in the order that [`payload_of`] reads.
-const COLUMNS: &str = "id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, \
-                       wall_s, user_s, system_s, max_rss_bytes";
+/// A statement that gives rows in the form that [`payload_of`] reads.
+macro_rules! with_columns {
+    ($($sql:literal),* $(; $rest:literal)?) => {
+        concat!(
+            $($sql,)*
+            " id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
+            "wall_s, user_s, system_s, max_rss_bytes ",
+            $($rest)?
+        )
+    };
+}
 
 /// What the store could not do.
 #[derive(Debug, thiserror::Error)]
@@ -84,26 +92,27 @@ impl Store {
         if id > LAST_ID {
             return Err(StoreError::IdsUsedUp);
         }
-        let sql =
-            "INSERT INTO payload (id, status, loc, created_at) VALUES (?1, 'Prepared', ?2, ?3) RETURNING ";
-        let payload = inner.one(&format!("{sql}{COLUMNS}"), params![id, loc, now_ms()])?;
+        let sql = with_columns!(
+            "INSERT INTO payload (id, status, loc, created_at) VALUES (?1, 'Prepared', ?2, ?3) RETURNING"
+        );
+        let payload = inner.one(sql, params![id, loc, now_ms()])?;
         inner.next_id = id + 1;
         Ok(payload)
     }
 
     /// The payload with this id.
     pub fn get(&self, id: PayloadId) -> Result<Option<Payload>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM payload WHERE id = ?1");
-        Ok(self.lock().one(&sql, params![id]).optional()?)
+        let sql = with_columns!("SELECT"; "FROM payload WHERE id = ?1");
+        Ok(self.lock().one(sql, params![id]).optional()?)
     }
 
     /// Takes the payload that waits the longest: `Prepared` becomes `Running`.
     pub fn claim(&self) -> Result<Option<Payload>, StoreError> {
-        let sql = format!(
-            "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = \
-             (SELECT id FROM payload WHERE status = 'Prepared' ORDER BY id LIMIT 1) RETURNING {COLUMNS}"
+        let sql = with_columns!(
+            "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
+            "(SELECT id FROM payload WHERE status = 'Prepared' ORDER BY id LIMIT 1) RETURNING"
         );
-        Ok(self.lock().one(&sql, params![now_ms()]).optional()?)
+        Ok(self.lock().one(sql, params![now_ms()]).optional()?)
     }
 
     /// Notes the process of a payload that has been started.

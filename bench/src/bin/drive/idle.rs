@@ -1,44 +1,43 @@
 //! What a client costs that has nothing to do: alone, and with many connections that wait.
 
 use std::io;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use bench::result;
 
 use super::http::{self, Connection};
-use super::process::Process;
+use super::process::Client;
 
 /// After a burst of new connections, until memory that was needed for the burst alone is free again.
 const CALM: Duration = Duration::from_secs(2);
 
 /// Memory and wake-ups of a client that has answered one request and then nothing for `settle`.
-pub fn measure(at: SocketAddr, process: Process, settle: Duration, watch: Duration) -> io::Result<()> {
-    http::get(at, "/health")?;
+pub fn measure(client: Client, settle: Duration, watch: Duration) -> io::Result<()> {
+    http::get(client.at, "/health")?;
     thread::sleep(settle);
-    let before = process.switches()?;
+    let before = client.process.switches()?;
     thread::sleep(watch);
-    let after = process.switches()?;
+    let after = client.process.switches()?;
     // Threads that have ended in between are left out; those that were started count from 0.
     let since = |thread: &String, count: &u64| count - before.get(thread).copied().unwrap_or(0).min(*count);
     let switches: u64 = after.iter().map(|(thread, count)| since(thread, count)).sum();
-    result!("idle_rss_mib", process.rss_mib()?);
+    result!("idle_rss_mib", client.process.rss_mib()?);
     result!("idle_wakeups_per_s", switches as f64 / watch.as_secs_f64());
     result!("idle_threads", after.len() as f64);
     Ok(())
 }
 
 /// Memory with so many open connections, each of which has been served one request.
-pub fn with_connections(at: SocketAddr, process: Process, count: usize) -> io::Result<()> {
+pub fn with_connections(client: Client, count: usize) -> io::Result<()> {
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut connection = Connection::open(at)?;
+        let mut connection = Connection::open(client.at)?;
         expect_ok(&mut connection)?;
         connections.push(connection);
     }
     thread::sleep(CALM);
-    result!("connections_rss_mib", process.rss_mib()?);
+    result!("connections_rss_mib", client.process.rss_mib()?);
     // A connection that was dropped would have cost nothing.
     connections.iter_mut().try_for_each(expect_ok)
 }

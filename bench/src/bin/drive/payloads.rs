@@ -10,7 +10,7 @@ use bench::sample::Sample;
 
 use super::form::{Form, Script};
 use super::http;
-use super::process::Process;
+use super::process::Client;
 
 /// How long a payload may take before its figure is given up.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(2);
 
 pub struct Latency {
-    pub at: SocketAddr,
+    pub client: Client,
     pub script: Script,
     pub payloads: u32,
     /// Payloads before those that count.
@@ -33,13 +33,13 @@ pub struct Latency {
 
 /// One caller, one payload at a time: from before the upload's connection to the last byte of the ZIP.
 pub fn latency(plan: &Latency) -> io::Result<()> {
-    let form = Form::small(plan.at, plan.script);
+    let form = Form::small(plan.client.at, plan.script);
     let mut times = Vec::new();
     for number in 0..plan.warm_up + plan.payloads {
         thread::sleep(plan.spread * number / (plan.warm_up + plan.payloads));
         let begun = Instant::now();
-        let id = form.submit(plan.at)?;
-        wait_for_end(plan.at, &id, plan.poll_pause)?.zip()?;
+        let id = form.submit(plan.client.at)?;
+        wait_for_end(plan.client.at, &id, plan.poll_pause)?.zip()?;
         if number >= plan.warm_up {
             times.push(begun.elapsed());
         }
@@ -51,8 +51,7 @@ pub fn latency(plan: &Latency) -> io::Result<()> {
 }
 
 pub struct Throughput {
-    pub at: SocketAddr,
-    pub process: Process,
+    pub client: Client,
     pub script: Script,
     pub payloads: usize,
     pub submitters: usize,
@@ -62,12 +61,12 @@ pub struct Throughput {
 
 /// Several callers at once, each of which submits its share, then retrieves its ZIPs in the same order.
 pub fn throughput(plan: &Throughput) -> io::Result<()> {
-    let form = Form::small(plan.at, plan.script);
+    let form = Form::small(plan.client.at, plan.script);
     let share = plan.payloads.div_ceil(plan.submitters);
     let begun = Instant::now();
     let lost = thread::scope(|scope| {
         let callers: Vec<_> =
-            (0..plan.submitters).map(|_| scope.spawn(|| call(plan.at, &form, share))).collect();
+            (0..plan.submitters).map(|_| scope.spawn(|| call(plan.client.at, &form, share))).collect();
         let lost = callers.into_iter().map(|caller| caller.join().expect("a caller does not panic"));
         lost.sum::<io::Result<usize>>()
     })?;
@@ -75,8 +74,8 @@ pub fn throughput(plan: &Throughput) -> io::Result<()> {
     result!("payloads_per_s", (share * plan.submitters - lost) as f64 / elapsed.as_secs_f64());
     result!("payloads_lost", lost as f64);
     thread::sleep(plan.rest);
-    result!("rested_rss_mib", plan.process.rss_mib()?);
-    result!("zombies", plan.process.zombies()? as f64);
+    result!("rested_rss_mib", plan.client.process.rss_mib()?);
+    result!("zombies", plan.client.process.zombies()? as f64);
     Ok(())
 }
 

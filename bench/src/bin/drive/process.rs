@@ -1,15 +1,24 @@
-//! What the kernel tells of the client's process (proc_pid_status(5), proc_pid_smaps(5)).
+//! The client that is measured: where it listens, and what the kernel tells of its process (the manual pages
+//! `proc_pid_status(5)` and `proc_pid_smaps(5)`).
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 
-/// The client, by its process id.
+/// A running client, not started here.
+#[derive(Clone, Copy)]
+pub struct Client {
+    pub at: SocketAddr,
+    pub process: Process,
+}
+
+/// A process by its id.
 #[derive(Clone, Copy)]
 pub struct Process(pub u32);
 
 impl Process {
-    /// Resident memory now. From smaps_rollup, which counts pages; VmRSS may be off by dozens of pages for each CPU.
+    /// Resident memory now. From `smaps_rollup`, which counts pages; `VmRSS` may be off by dozens of pages for each CPU.
     pub fn rss_mib(self) -> io::Result<f64> {
         kib_of("Rss", &self.read("smaps_rollup")?).map(to_mib)
     }

@@ -1,7 +1,6 @@
 //! Small requests, one after the other, by one caller or several at once.
 
 use std::io;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,9 +8,10 @@ use bench::result;
 use bench::sample::Sample;
 
 use super::http::{self, Connection};
+use super::process::Client;
 
 pub struct Requests {
-    pub at: SocketAddr,
+    pub client: Client,
     /// What the results are called.
     pub name: String,
     pub path: String,
@@ -39,13 +39,13 @@ pub fn measure(plan: &Requests) -> io::Result<()> {
 }
 
 fn call(plan: &Requests) -> io::Result<Vec<Duration>> {
-    let mut kept = if plan.is_kept_alive { Some(Connection::open(plan.at)?) } else { None };
+    let mut kept = if plan.is_kept_alive { Some(Connection::open(plan.client.at)?) } else { None };
     let mut times = Vec::with_capacity(plan.each);
     for _ in 0..plan.each {
         let begun = Instant::now();
         let answer = match &mut kept {
             Some(connection) => connection.get(&plan.path),
-            None => http::get(plan.at, &plan.path),
+            None => http::get(plan.client.at, &plan.path),
         }?;
         times.push(begun.elapsed());
         if answer.status != 200 {

@@ -12,14 +12,13 @@ use bench::sample::Sample;
 use super::form::{Form, Script};
 use super::http;
 use super::payloads::wait_for_end;
-use super::process::Process;
+use super::process::Client;
 
 /// Between two probes: often enough for thousands of them, and no load of its own.
 const PROBE_PAUSE: Duration = Duration::from_millis(1);
 
 pub struct Uploads {
-    pub at: SocketAddr,
-    pub process: Process,
+    pub client: Client,
     pub script: Script,
     pub count: usize,
     pub bytes: u64,
@@ -27,13 +26,13 @@ pub struct Uploads {
 
 /// Several uploads at once, while `/health` is asked on new connections from their start to the end of the last.
 pub fn uploads(plan: &Uploads) -> io::Result<()> {
-    let form = Form::with_file(plan.at, plan.script, plan.bytes);
+    let form = Form::with_file(plan.client.at, plan.script, plan.bytes);
     let is_over = AtomicBool::new(false);
-    plan.process.forget_peak()?;
+    plan.client.process.forget_peak()?;
     let begun = Instant::now();
     let (uploaded, elapsed, probed) = thread::scope(|scope| {
-        let prober = scope.spawn(|| probe(plan.at, &is_over));
-        let callers: Vec<_> = (0..plan.count).map(|_| scope.spawn(|| form.submit(plan.at))).collect();
+        let prober = scope.spawn(|| probe(plan.client.at, &is_over));
+        let callers: Vec<_> = (0..plan.count).map(|_| scope.spawn(|| form.submit(plan.client.at))).collect();
         // All are waited for, whatever becomes of one.
         let uploaded: Vec<_> =
             callers.into_iter().map(|caller| caller.join().expect("an upload does not panic")).collect();
@@ -46,7 +45,7 @@ pub fn uploads(plan: &Uploads) -> io::Result<()> {
     result!("uploads_health_p50_ms", sample.median());
     result!("uploads_health_p99_ms", sample.permille(990));
     result!("uploads_health_max_ms", sample.max());
-    result!("uploads_peak_rss_mib", plan.process.peak_rss_mib()?);
+    result!("uploads_peak_rss_mib", plan.client.process.peak_rss_mib()?);
     result!("uploads_mib_per_s", (plan.bytes >> 20) as f64 * plan.count as f64 / elapsed.as_secs_f64());
     Ok(())
 }
@@ -66,8 +65,7 @@ fn probe(at: SocketAddr, is_over: &AtomicBool) -> io::Result<Vec<Duration>> {
 }
 
 pub struct Transfer {
-    pub at: SocketAddr,
-    pub process: Process,
+    pub client: Client,
     pub script: Script,
     pub bytes: u64,
     pub poll_pause: Duration,
@@ -75,14 +73,14 @@ pub struct Transfer {
 
 /// One upload of bytes that do not compress, and its retrieval, alone.
 pub fn one(plan: &Transfer) -> io::Result<()> {
-    let form = Form::with_file(plan.at, plan.script, plan.bytes);
-    plan.process.forget_peak()?;
+    let form = Form::with_file(plan.client.at, plan.script, plan.bytes);
+    plan.client.process.forget_peak()?;
     let begun = Instant::now();
-    let id = form.submit(plan.at)?;
+    let id = form.submit(plan.client.at)?;
     result!("transfer_upload_s", begun.elapsed().as_secs_f64());
-    let zip = wait_for_end(plan.at, &id, plan.poll_pause)?.zip()?;
+    let zip = wait_for_end(plan.client.at, &id, plan.poll_pause)?.zip()?;
     result!("transfer_retrieve_s", zip.took.as_secs_f64());
-    result!("transfer_peak_rss_mib", plan.process.peak_rss_mib()?);
+    result!("transfer_peak_rss_mib", plan.client.process.peak_rss_mib()?);
     match zip.bytes {
         bytes if bytes < plan.bytes => Err(io::Error::other(format!("the ZIP has only {bytes} bytes"))),
         _ => Ok(()),
