@@ -116,7 +116,7 @@ fn kill_lets_a_payload_that_handles_sigterm_tidy_up() {
     let client = Client::with(&[("KILL_GRACE", "20")]);
     let script = "#!/bin/sh\n\
                   trap 'sleep 0.2; echo tidy > tidied; exit 3' TERM\n\
-                  echo $$ > pid\nwhile :; do sleep 600; done\n";
+                  echo $$ > pid\nwhile :; do sleep 0.05; done\n";
     let (id, pids) = start(&client, script, &["pid"]);
     let answer = kill_and_wait(&client, &id);
     assert_gone(&pids);
@@ -129,7 +129,7 @@ fn kill_gives_a_child_its_grace_even_if_run_sh_goes_at_once() {
     let client = Client::with(&[("KILL_GRACE", "20"), ("MAX_JOBS", "1")]);
     let script = "#!/bin/sh\n\
                   setsid sh -c 'trap \"sleep 0.3; echo late > late; exit\" TERM; echo $$ > child; \
-                                while :; do sleep 600; done' &\n\
+                                while :; do sleep 0.05; done' &\n\
                   echo $$ > pid\nwait\n";
     let (id, pids) = start(&client, script, &["child", "pid"]);
     let next = client.run("exit 0");

@@ -7,6 +7,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::client::{Client, line_of, wait_for};
 use crate::wire::Answer;
 
+/// Copies how `run.sh` stands with the kernel to a file. By the shell alone: while it starts another program, a shell may
+/// have a signal mask of its own.
+const STATUS: &str = "#!/bin/sh\nwhile read -r line; do echo \"$line\"; done </proc/$$/status >status\n";
+
 /// A field of `/proc/PID/status` that the payload has copied to the file `status`.
 fn status_field(answer: &Answer, field: &str) -> String {
     field_of(&answer.file("status"), field)
@@ -191,7 +195,7 @@ fn a_payload_starts_with_an_empty_mask_and_default_handlers() {
     // What a client may be started with by a careless parent: signals ignored, and one blocked.
     let wrapper = ["env", "--ignore-signal=HUP,PIPE,INT,TERM,USR2", "--block-signal=USR1,HUP"];
     let client = Client::through(&wrapper);
-    let answer = client.result(&client.run("#!/bin/sh\ncat /proc/$$/status > status\n"));
+    let answer = client.result(&client.run(STATUS));
     assert_eq!(status_field(&answer, "SigBlk"), "0000000000000000");
     let ignored = u64::from_str_radix(&status_field(&answer, "SigIgn"), 16).unwrap();
     // 32 and 33 are the C library's own: glibc gives them to spawned children as it likes.
@@ -203,7 +207,7 @@ fn a_payload_starts_with_an_empty_mask_and_default_handlers() {
 #[test]
 fn a_client_that_was_started_with_sigchld_ignored_sees_its_payloads_end() {
     let client = Client::through(&["env", "--ignore-signal=CHLD"]);
-    let answer = client.result(&client.run("#!/bin/sh\nsleep 0.1\ncat /proc/$$/status > status\nexit 0\n"));
+    let answer = client.result(&client.run(&format!("{STATUS}sleep 0.1\n")));
     assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
     assert_eq!(u64::from_str_radix(&status_field(&answer, "SigIgn"), 16).unwrap() >> 16 & 1, 0);
 }
@@ -226,7 +230,7 @@ fn a_payload_may_use_all_the_cpus_that_the_client_was_given() {
     let own = field_of(&fs::read_to_string("/proc/self/status").unwrap(), "Cpus_allowed");
     let client = Client::start();
     // Of several, so that one of them comes from each worker.
-    let ids: Vec<String> = (0..8).map(|_| client.run("#!/bin/sh\ncat /proc/$$/status > status\n")).collect();
+    let ids: Vec<String> = (0..8).map(|_| client.run(STATUS)).collect();
     for id in ids {
         assert_eq!(status_field(&client.result(&id), "Cpus_allowed"), own);
     }
@@ -238,7 +242,7 @@ fn there_are_as_many_slots_as_usable_cpus() {
     wait_for("start line", || Client::start().log().contains(&format!("slots={usable}")).then_some(()));
     let one = Client::through(&["taskset", "-c", "0"]);
     assert!(one.log().contains("slots=1\n"), "{}", one.log());
-    let answer = one.result(&one.run("#!/bin/sh\ncat /proc/$$/status > status\n"));
+    let answer = one.result(&one.run(STATUS));
     assert_eq!(status_field(&answer, "Cpus_allowed_list"), "0");
 }
 

@@ -138,7 +138,7 @@ fn a_payload_that_outlives_the_grace_is_killed_and_told_why() {
 fn a_payload_that_heeds_sigterm_may_tidy_up_when_the_client_stops() {
     let mut client = Client::with(&[("GRACE", "0"), ("KILL_GRACE", "20")]);
     let script = "#!/bin/sh\ntrap 'sleep 0.2; echo tidy > tidied; exit 0' TERM\necho $$ > pid\n\
-                  while :; do sleep 600; done\n";
+                  while :; do sleep 0.05; done\n";
     let (id, pid) = start(&client, script);
     let directory = client.loc(&id);
     client.signal("TERM");

@@ -8,9 +8,6 @@ use super::http::{Answer, Connection};
 
 const BOUNDARY: &str = "8f3c5d1e-bench";
 
-/// Far longer than any compressor here looks back, so that repeating it does not make it compressible.
-const BLOCK_BYTES: usize = 4 << 20;
-
 /// What `run.sh` has in it.
 #[derive(Clone, Copy)]
 pub enum Script {
@@ -44,9 +41,9 @@ impl Script {
 /// One request to `/submit`, ready to be sent many times.
 pub struct Form {
     head: Vec<u8>,
-    block: Vec<u8>,
-    /// Of the big file; 0 for none.
-    file_bytes: u64,
+    /// The big file, if there is one. It is made beforehand and in whole: made while it is sent it would take part in the
+    /// time of the upload, and repeated it would mislead a client that takes samples of it to see if compression pays.
+    file: Vec<u8>,
     tail: Vec<u8>,
 }
 
@@ -57,7 +54,8 @@ impl Form {
     }
 
     /// A payload with a file of so many bytes, too.
-    pub fn with_file(at: SocketAddr, script: Script, file_bytes: u64) -> Self {
+    pub fn with_file(at: SocketAddr, script: Script, file_bytes: usize) -> Self {
+        let file = noise(file_bytes);
         let part = |name| {
             format!(
                 "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\n\
@@ -67,13 +65,12 @@ impl Form {
         let before = if file_bytes == 0 { String::new() } else { part("data.bin") };
         let between = if file_bytes == 0 { "" } else { "\r\n" };
         let tail = format!("{between}{}{}\r\n--{BOUNDARY}--\r\n", part("run.sh"), script.text());
-        let length = before.len() as u64 + file_bytes + tail.len() as u64;
+        let length = before.len() + file.len() + tail.len();
         let head = format!(
             "POST /submit HTTP/1.1\r\nHost: {at}\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
              Content-Length: {length}\r\n\r\n{before}"
         );
-        let block = if file_bytes == 0 { Vec::new() } else { noise() };
-        Self { head: head.into_bytes(), block, file_bytes, tail: tail.into_bytes() }
+        Self { head: head.into_bytes(), file, tail: tail.into_bytes() }
     }
 
     /// Sends it on a connection of its own, and gives the id of the payload.
@@ -87,31 +84,25 @@ impl Form {
 
     fn send(&self, at: SocketAddr) -> io::Result<Answer> {
         let mut connection = Connection::open(at)?;
-        if self.file_bytes == 0 {
+        if self.file.is_empty() {
             connection.send(&[&self.head[..], &self.tail].concat())?;
-            return connection.answer();
+        } else {
+            [&self.head, &self.file, &self.tail].into_iter().try_for_each(|piece| connection.send(piece))?;
         }
-        connection.send(&self.head)?;
-        let mut left = self.file_bytes;
-        while left > 0 {
-            let piece = self.block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            connection.send(&self.block[..piece])?;
-            left -= piece as u64;
-        }
-        connection.send(&self.tail)?;
         connection.answer()
     }
 }
 
-/// A block of bytes without a pattern (xorshift64).
-fn noise() -> Vec<u8> {
+/// Bytes without a pattern (xorshift64).
+fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut block = Vec::with_capacity(BLOCK_BYTES);
-    while block.len() < BLOCK_BYTES {
+    let mut noise = Vec::with_capacity(bytes + size_of::<u64>());
+    while noise.len() < bytes {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        block.extend_from_slice(&state.to_le_bytes());
+        noise.extend_from_slice(&state.to_le_bytes());
     }
-    block
+    noise.truncate(bytes);
+    noise
 }

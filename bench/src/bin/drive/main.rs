@@ -120,8 +120,8 @@ fn client(given: &mut Options) -> io::Result<Client> {
     Ok(Client { at: given.take("at")?, process: Process(given.take("pid")?) })
 }
 
-fn mib(given: &mut Options) -> io::Result<u64> {
-    given.take("mib").map(|mib: u64| mib << 20)
+fn mib(given: &mut Options) -> io::Result<usize> {
+    given.take("mib").map(|mib: usize| mib << 20)
 }
 
 fn seconds(given: &mut Options, name: &str) -> io::Result<Duration> {

@@ -34,19 +34,24 @@ pub struct Latency {
 /// One caller, one payload at a time: from before the upload's connection to the last byte of the ZIP.
 pub fn latency(plan: &Latency) -> io::Result<()> {
     let form = Form::small(plan.client.at, plan.script);
-    let mut times = Vec::new();
+    let (mut times, mut lost) = (Vec::new(), 0);
     for number in 0..plan.warm_up + plan.payloads {
         thread::sleep(plan.spread * number / (plan.warm_up + plan.payloads));
         let begun = Instant::now();
         let id = form.submit(plan.client.at)?;
-        wait_for_end(plan.client.at, &id, plan.poll_pause)?.zip()?;
-        if number >= plan.warm_up {
-            times.push(begun.elapsed());
+        match wait_for_end(plan.client.at, &id, plan.poll_pause)? {
+            Ended::Well(_) if number >= plan.warm_up => times.push(begun.elapsed()),
+            Ended::Well(_) => {}
+            Ended::Badly(answer) => {
+                eprintln!("payload {id} ended badly: {answer}");
+                lost += 1;
+            }
         }
     }
-    let sample = Sample::of_times(&times).ok_or_else(|| io::Error::other("no payloads were asked for"))?;
+    let sample = Sample::of_times(&times).ok_or_else(|| io::Error::other("no payload came to a ZIP"))?;
     result!("latency_p50_ms", sample.median());
     result!("latency_p99_ms", sample.permille(990));
+    result!("latency_lost", f64::from(lost));
     Ok(())
 }
 

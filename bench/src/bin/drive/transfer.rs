@@ -21,7 +21,7 @@ pub struct Uploads {
     pub client: Client,
     pub script: Script,
     pub count: usize,
-    pub bytes: u64,
+    pub bytes: usize,
 }
 
 /// Several uploads at once, while `/health` is asked on new connections from their start to the end of the last.
@@ -67,7 +67,7 @@ fn probe(at: SocketAddr, is_over: &AtomicBool) -> io::Result<Vec<Duration>> {
 pub struct Transfer {
     pub client: Client,
     pub script: Script,
-    pub bytes: u64,
+    pub bytes: usize,
     pub poll_pause: Duration,
 }
 
@@ -82,7 +82,9 @@ pub fn one(plan: &Transfer) -> io::Result<()> {
     result!("transfer_retrieve_s", zip.took.as_secs_f64());
     result!("transfer_peak_rss_mib", plan.client.process.peak_rss_mib()?);
     match zip.bytes {
-        bytes if bytes < plan.bytes => Err(io::Error::other(format!("the ZIP has only {bytes} bytes"))),
+        bytes if bytes < plan.bytes as u64 => {
+            Err(io::Error::other(format!("the ZIP has only {bytes} bytes")))
+        }
         _ => Ok(()),
     }
 }
