@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,8 +23,8 @@ use crate::{clean, event, rlimit};
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
 
-/// Pause between two looks whether the last responses are out.
-const FLUSH_LOOK: Duration = Duration::from_millis(10);
+/// Pause between two looks for a second signal and for the last responses.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Why the client could not start: the exit code says who has to act.
 pub enum StartError {
@@ -66,19 +66,18 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let runner =
         Runner::start(store.clone(), limits).map_err(|error| system("cannot start the runner", &error))?;
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
-    let disk = Disk::default();
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {
         store,
         runner: runner.clone(),
         load,
         data_path: data_path.clone(),
-        disk: disk.clone(),
+        disk: Disk::default(),
         max_upload: settings.max_upload,
         draining: Arc::clone(&draining),
     };
     let address = SocketAddr::new(settings.host, settings.port);
-    let server = Server::start(address, http_limits(settings), disk, api)
+    let server = Server::start(address, http_limits(settings), api)
         .map_err(|error| system(&format!("cannot listen on {address}"), &error))?;
     tell_start(settings, &server, &data_path);
     let stops = forward_signals(signals, runner.clone())
@@ -150,18 +149,15 @@ fn drain(
     draining.store(true, Ordering::Relaxed);
     let (done_tx, done_rx) = channel();
     runner.drain(deadline, done_tx);
-    loop {
+    let mut nothing_runs = false;
+    while !nothing_runs || (server.in_flight() > 0 && Instant::now() < deadline) {
         if stops.try_recv().is_ok() {
             event!(Warn, "second signal: client ends at once");
             runner.abort();
             let _ = done_rx.recv_timeout(ABORT_WAIT);
             return End::Aborted;
         }
-        match done_rx.recv_timeout(FLUSH_LOOK) {
-            Ok(()) if server.in_flight() == 0 || Instant::now() >= deadline => break,
-            Ok(()) => thread::sleep(FLUSH_LOOK),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
+        nothing_runs |= done_rx.recv_timeout(LOOK).is_ok();
     }
     event!(Info, "client stopped");
     End::Drained

@@ -73,6 +73,11 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn complain(code: u8, message: &str) -> ExitCode {
+    // What was given stands in the message and may hold anything; the message stays on one line all the same.
+    let message: String = message
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
     // If standard error is gone, the exit code has to do.
     let _ = writeln!(std::io::stderr().lock(), "job-orchestrator: {message}");
     ExitCode::from(code)

@@ -24,6 +24,11 @@ impl SignalSet {
     /// Blocks SIGCHLD, SIGTERM and SIGINT in the calling thread and in all that it starts from now on
     /// (`pthread_sigmask(3)`), so that only [`SignalSet::wait`] takes them. Call before any thread is started.
     pub fn block() -> io::Result<Self> {
+        // Who was started with SIGCHLD ignored would have its children reaped by the kernel, their ends unseen (wait4(2)).
+        // SAFETY: SIG_DFL is no function of ours; no handler can run.
+        if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
         let mut set = empty_signal_set();
         for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
             // SAFETY: `set` is an initialised signal set and outlives the call.

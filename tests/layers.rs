@@ -241,9 +241,9 @@ fn block_comment(text: &str) -> usize {
 fn string(text: &str) -> Option<usize> {
     let unprefixed = text.strip_prefix(['b', 'c']).unwrap_or(text);
     let is_raw = unprefixed.starts_with('r');
-    let hashed = unprefixed.strip_prefix('r').unwrap_or(unprefixed);
-    let opened = hashed.trim_start_matches(if is_raw { &['#'][..] } else { &[][..] });
-    let hashes = hashed.len() - opened.len();
+    let marked = unprefixed.strip_prefix('r').unwrap_or(unprefixed);
+    let opened = marked.trim_start_matches(if is_raw { &['#'][..] } else { &[][..] });
+    let hashes = marked.len() - opened.len();
     let content = opened.strip_prefix('"')?;
     let start = text.len() - content.len();
     if is_raw {

@@ -36,7 +36,7 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
             BoundaryError::NotFormData => 415,
             BoundaryError::NoBoundary => 400,
         };
-        HttpError::new(status, error.code(), error.to_string())
+        HttpError::new(status, error.code(), sentence(&error))
     })?;
     match request.body.length() {
         Some(length) if length > api.max_upload => Err(too_large(api)),
@@ -109,7 +109,7 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
     told
 }
 
-fn sentence(error: &UploadError) -> String {
+fn sentence(error: &impl std::fmt::Display) -> String {
     let text = error.to_string();
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();

@@ -33,8 +33,8 @@ enum State {
     ChunkSize,
     /// So many bytes of a chunk, then its line end, are to come.
     Chunk(u64),
-    /// The trailer section is to come.
-    Trailers,
+    /// The trailer section is to come, and may have so many bytes more.
+    Trailers(usize),
     /// All has been read.
     End,
     /// The framing is lost: no further byte can be understood.
@@ -64,21 +64,25 @@ impl<'c> Body<'c> {
 
     /// Runs `job` on a disk thread while this coroutine feeds it the body. `job` gets the chunks and, where the client
     /// breaks off or breaks the protocol, the error (`TimedOut`, `UnexpectedEof`, `InvalidData`, or the socket's own);
-    /// it may stop early.
+    /// it may stop early. It starts with the first full chunk or the end of the body, so that small uploads hold no
+    /// thread while they arrive.
     pub fn feed<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&mut Chunks) -> T + Send + 'static,
     ) -> io::Result<T> {
         let (mut writer, reader) = pipe(self.length);
         let (result_tx, result_rx) = channel();
-        self.connection.disk().run(move || {
+        let run = move || {
             let mut chunks = Chunks(reader);
             let result = job(&mut chunks);
             // The pipe is closed before the result is told: who waits for the result has stopped feeding by then.
             drop(chunks);
             // Nobody waits if the coroutine is gone; then the result has no reader.
             let _ = result_tx.send(result);
-        });
+        };
+        let disk = self.connection.upload_disk();
+        let mut waiting = Some(run);
+        let mut start = || waiting.take().into_iter().for_each(|run| disk.run(run));
         // Without space the job wants no more; its result tells why.
         while let Ok(space) = writer.space() {
             match self.read(space) {
@@ -87,9 +91,8 @@ impl<'c> Body<'c> {
                     break;
                 }
                 Ok(count) => {
-                    writer.advance(count);
-                    if self.connection.has_no_input() {
-                        writer.send();
+                    if writer.advance(count) {
+                        start();
                     }
                 }
                 Err(error) => {
@@ -98,6 +101,7 @@ impl<'c> Body<'c> {
                 }
             }
         }
+        start();
         result_rx.recv().map_err(io::Error::other)
     }
 
@@ -134,17 +138,24 @@ impl<'c> Body<'c> {
                 }
                 State::ChunkSize => {
                     let line = self.line()?;
+                    // httparse takes a line without a single digit for a size of 0.
+                    if !line.first().is_some_and(u8::is_ascii_hexdigit) {
+                        return Err(invalid("a chunk-size line has no size"));
+                    }
                     self.state = match httparse::parse_chunk_size(&line) {
-                        Ok(Status::Complete((_, 0))) => State::Trailers,
+                        Ok(Status::Complete((_, 0))) => State::Trailers(MAX_LINE_BYTES),
                         Ok(Status::Complete((_, size))) => State::Chunk(size),
                         _ => return Err(invalid("a chunk-size line is not understood")),
                     };
                 }
-                State::Trailers => {
+                State::Trailers(left) => {
                     // Trailer fields are read and dropped: none is asked for here.
-                    if self.line()? == b"\r\n" {
-                        self.state = State::End;
-                    }
+                    let line = self.line()?;
+                    self.state = match left.checked_sub(line.len()) {
+                        _ if line == b"\r\n" => State::End,
+                        Some(left) => State::Trailers(left),
+                        None => return Err(invalid("the trailer section is too long")),
+                    };
                 }
             }
         }
@@ -173,19 +184,9 @@ impl<'c> Body<'c> {
         Ok(())
     }
 
-    /// Reads a small rest away. Gives whether the next request can be told from this one.
-    pub(super) fn drain(mut self) -> bool {
-        let is_small = match self.state {
-            State::End => return true,
-            State::Broken => return false,
-            State::Left(left) => left <= MAX_DRAIN_BYTES,
-            State::ChunkSize | State::Chunk(_) | State::Trailers => true,
-        };
-        // A client that waits for 100 Continue will not send the body: it may go on with a request, or the body.
-        if self.owes_continue || !is_small {
-            return false;
-        }
-        self.read_away().is_ok_and(|()| self.state == State::End)
+    /// What of the body is still unread, for later.
+    pub(super) fn into_rest(self) -> Rest {
+        Rest { state: self.state, owes_continue: self.owes_continue }
     }
 
     #[inline(never)] // for its buffer on the stack
@@ -201,6 +202,37 @@ impl<'c> Body<'c> {
                 return Ok(());
             }
         }
+    }
+}
+
+/// The unread rest of a body.
+#[derive(Clone, Copy)]
+pub(super) struct Rest {
+    state: State,
+    owes_continue: bool,
+}
+
+impl Rest {
+    /// Whether it is worth reading away so that the connection can be kept.
+    pub(super) fn is_small(self) -> bool {
+        let is_small = match self.state {
+            State::End => return true,
+            State::Broken => false,
+            State::Left(left) => left <= MAX_DRAIN_BYTES,
+            State::ChunkSize | State::Chunk(_) | State::Trailers(_) => true,
+        };
+        // A client that waits for 100 Continue and gets a final answer may send the body or not: nobody can tell.
+        is_small && !self.owes_continue
+    }
+
+    /// Reads it away. Gives whether the next request can be told from this one.
+    pub(super) fn drain(self, connection: &mut Connection) -> bool {
+        if self.state == State::End {
+            return true;
+        }
+        let Self { state, owes_continue } = self;
+        let mut body = Body { connection, state, owes_continue, length: None, is_announced: true };
+        body.read_away().is_ok_and(|()| body.state == State::End)
     }
 }
 

@@ -88,8 +88,8 @@ impl Connection {
         self.stream.set_write_timeout(Some(self.shared.limits.stall_timeout))
     }
 
-    pub(super) fn disk(&self) -> Disk {
-        self.shared.disk.clone()
+    pub(super) fn upload_disk(&self) -> Disk {
+        self.shared.uploads.clone()
     }
 
     // --- reading
@@ -99,10 +99,14 @@ impl Connection {
         let mut deadline = None;
         let mut looked_at = 0;
         loop {
+            // RFC 9112, section 2.2: empty lines before a request line are ignored; they do not begin a request.
+            let empty =
+                self.input[self.used..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.consume(empty);
             let input = &self.input[self.used..];
             // A head ends with a line end, so without a new one there is nothing new to parse.
-            let may_be_complete =
-                input[looked_at..].contains(&b'\n') || input.len() > head::MAX_HEAD_BYTES / 4;
+            let may_be_complete = input[looked_at.min(input.len())..].contains(&b'\n')
+                || input.len() > head::MAX_HEAD_BYTES / 4;
             if may_be_complete && let Some((head, length)) = head::parse(input)? {
                 self.consume(length);
                 return Ok(Some(head));
@@ -208,9 +212,9 @@ impl Connection {
             content_type: head.content_type.as_deref(),
             body: &mut body,
         });
-        let keep = body.drain() && head.keep_alive;
+        let rest = body.into_rest();
         let status = response.status();
-        let sent = self.send(response, head, keep);
+        let sent = self.send(response, head, head.keep_alive && rest.is_small());
         event!(
             Debug,
             "request answered",
@@ -219,7 +223,8 @@ impl Connection {
             took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             sent = if sent.is_ok() { "whole" } else { "in part" },
         );
-        sent
+        // Only now: the client need not send the rest to get its answer.
+        sent.map(|keep| keep && rest.drain(self))
     }
 
     fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<bool> {
@@ -268,7 +273,7 @@ impl Connection {
     /// Sends what `producer` writes on a disk thread. Its failure ends the connection without the last chunk.
     fn send_streamed(&mut self, producer: Producer, ending: Ending) -> io::Result<()> {
         let (mut writer, mut reader) = pipe(None);
-        self.disk().run(move || match producer(&mut writer) {
+        self.shared.downloads.run(move || match producer(&mut writer) {
             Ok(()) => writer.finish(),
             Err(error) => writer.fail(error),
         });

@@ -84,7 +84,9 @@ pub struct Server {
 /// What all connections share.
 pub(crate) struct Shared {
     limits: Limits,
-    disk: Disk,
+    /// Two pools, so that uploads that stand still do not keep results from being fetched.
+    uploads: Disk,
+    downloads: Disk,
     connections: AtomicUsize,
     refusals: AtomicUsize,
     /// Requests whose head has arrived and whose response is not yet out.
@@ -93,7 +95,7 @@ pub(crate) struct Shared {
 
 impl Server {
     /// Binds `address` and serves it from now on.
-    pub fn start(address: SocketAddr, limits: Limits, disk: Disk, service: impl Service) -> io::Result<Self> {
+    pub fn start(address: SocketAddr, limits: Limits, service: impl Service) -> io::Result<Self> {
         configure_coroutines();
         // The listener of `may` sets SO_REUSEPORT, with which two servers on one port would share its connections
         // without an error. Binding once without it finds the other one.
@@ -102,7 +104,8 @@ impl Server {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             limits,
-            disk,
+            uploads: Disk::default(),
+            downloads: Disk::default(),
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),

@@ -92,19 +92,20 @@ impl Writer {
         Ok(&mut filled.buffer[FRAME_HEAD + filled.length..end])
     }
 
-    /// Says that `count` bytes were put in [`Writer::space`]; sends the buffer when it is full.
-    pub(super) fn advance(&mut self, count: usize) {
-        if let Some(filled) = &mut self.filling {
-            filled.length += count;
-            if FRAME_HEAD + filled.length + FRAME_TAIL >= filled.buffer.len() {
-                self.send();
-            }
+    /// Says that `count` bytes were put in [`Writer::space`]; sends the buffer when it is full, and says so.
+    pub(super) fn advance(&mut self, count: usize) -> bool {
+        let Some(filled) = &mut self.filling else { return false };
+        filled.length += count;
+        let is_full = FRAME_HEAD + filled.length + FRAME_TAIL >= filled.buffer.len();
+        if is_full {
+            self.send();
         }
+        is_full
     }
 
-    /// Sends what is there.
+    /// Sends what is there. Never an empty chunk: on the wire that would be the end.
     pub(super) fn send(&mut self) {
-        if let Some(filled) = self.filling.take() {
+        if let Some(filled) = self.filling.take_if(|filled| filled.length > 0) {
             let mut state = self.shared.lock();
             state.full.push_back(filled);
             let waiting = state.waiting_reader.take();

@@ -297,7 +297,7 @@ fn kill_may_race_with_the_end_of_a_payload() {
     let client = Client::with(&[("MAX_JOBS", "2"), ("KILL_GRACE", "1"), ("LOG", "warn")]);
     let races: Vec<String> = thread::scope(|scope| {
         let race = |number: u64| {
-            let code = if number % 2 == 0 { 0 } else { 3 };
+            let code = if number.is_multiple_of(2) { 0 } else { 3 };
             let id = client.run(&format!("#!/bin/sh\n(setsid sleep 600 &)\nsleep 600 &\nexit {code}\n"));
             // Not to wait for something, but to hit another moment each time: from before the start to after the end.
             thread::sleep(Duration::from_micros(number * 300));

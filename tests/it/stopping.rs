@@ -37,7 +37,7 @@ fn stop(client: &Client, signal: &str) {
 /// A submit that has been sent up to its last byte, and that byte.
 fn upload_under_way(client: &Client) -> (std::net::TcpStream, Vec<u8>) {
     let before = client.directories().len();
-    let mut body = wire::form(&[("run.sh", b"exit 0"), ("data", &[b'x'; 100_000])]);
+    let mut body = wire::form(&[("run.sh", b"exit 0"), ("data", &vec![b'x'; 100_000])]);
     let rest = body.split_off(body.len() - 1);
     let mut stream = wire::connect(client.address);
     stream.write_all(wire::submit_head(body.len() + 1).as_bytes()).unwrap();

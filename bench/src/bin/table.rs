@@ -34,6 +34,7 @@ enum Goal {
 /// Name in the results, what the reader is told it is, direction, goal.
 struct Figure(&'static str, &'static str, Better, Goal);
 
+/// The counts and sizes in the labels are those that `bench/run` gives to `drive`.
 const FIGURES: &[Figure] = &[
     Figure("binary_mib", "binary, MiB", Less, Later(2.0)),
     Figure("start_ms", "start to first good `/health`, ms", Less, Later(5.0)),
@@ -155,10 +156,10 @@ fn shown(sample: &Sample) -> String {
     if min == max { median } else { format!("{median} ({min} to {max})") }
 }
 
-/// Three digits that count.
+/// Whole numbers as they are, others with three digits that count.
 fn number(value: f64) -> String {
     match value {
-        0.0 => "0".to_owned(),
+        value if value.abs() < 100.0 && value.fract() == 0.0 => format!("{value:.0}"),
         value if value.abs() >= 100.0 => thousands(&format!("{value:.0}")),
         value if value.abs() >= 10.0 => format!("{value:.1}"),
         value => format!("{value:.2}"),
@@ -183,8 +184,8 @@ mod tests {
 
     #[test]
     fn numbers_keep_what_counts() {
-        let shown = [0.0, 0.054, 4.996, 12.34, 861.4, 113_000.0, 1_234_567.0].map(number);
-        assert_eq!(shown, ["0", "0.05", "5.00", "12.3", "861", "113,000", "1,234,567"]);
+        let shown = [0.0, 9.0, 0.054, 4.996, 12.34, 861.4, 113_000.0, 1_234_567.0].map(number);
+        assert_eq!(shown, ["0", "9", "0.05", "5.00", "12.3", "861", "113,000", "1,234,567"]);
     }
 
     #[test]
@@ -192,7 +193,7 @@ mod tests {
         let latency = Figure("latency_p50_ms", "l", Less, Issue2(5.0));
         assert_eq!(
             row(&latency, of(4.0).as_ref(), of(800.0).as_ref()),
-            "| l | 4.00 | 800 | 200.0 | <= 5 | yes |"
+            "| l | 4 | 800 | 200.0 | <= 5 | yes |"
         );
         let share = Figure("of_stock", "s", More, Later(0.9));
         assert_eq!(
@@ -206,6 +207,6 @@ mod tests {
     #[test]
     fn several_values_are_a_median_with_its_extremes() {
         let sample = Sample::new(vec![3.0, 1.0, 2.0]).expect("has values");
-        assert_eq!(shown(&sample), "2.00 (1.00 to 3.00)");
+        assert_eq!(shown(&sample), "2 (1 to 3)");
     }
 }
