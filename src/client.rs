@@ -63,8 +63,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         kill_grace: settings.kill_grace,
         time_limit: settings.time_limit,
     };
-    let runner =
-        Runner::start(store.clone(), limits).map_err(|error| system("cannot start the runner", &error))?;
+    let runner = Runner::start(store.clone(), data_path.path(), limits)
+        .map_err(|error| system("cannot start the runner", &error))?;
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {

@@ -5,11 +5,12 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::process::Signal;
 
-use super::processes::{self, Tree};
+use super::processes::{self, Origin, Tree};
 use super::{Phase, Run, Work};
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status, Usage};
@@ -63,9 +64,9 @@ impl Work {
         let running = |run: &&mut Run| run.id == id && matches!(run.phase, Phase::Running { .. });
         if let Some(run) = self.runs.iter_mut().find(running) {
             run.phase = Phase::Ending { kill_at, exit: None };
-            processes::signal_tree(run.tree(), Signal::TERM);
+            processes::signal_tree(&run.tree(), Signal::TERM);
             // A stopped process cannot act on SIGTERM.
-            processes::signal_tree(run.tree(), Signal::CONT);
+            processes::signal_tree(&run.tree(), Signal::CONT);
         }
     }
 
@@ -75,7 +76,7 @@ impl Work {
         while index < self.runs.len() {
             let run = &self.runs[index];
             match run.phase {
-                Phase::Ending { exit: Some(exit), .. } if !processes::any_left(run.tree()) => {
+                Phase::Ending { exit: Some(exit), .. } if !processes::any_left(&run.tree()) => {
                     let run = self.runs.swap_remove(index);
                     self.finish(&run, exit);
                 }
@@ -88,15 +89,24 @@ impl Work {
     fn end_leftovers(&self) {
         let known: Vec<u32> = self.runs.iter().map(|run| run.pid).collect();
         for pid in processes::adopted(&known) {
-            let owner = processes::payload_of(pid);
-            let is_left_over = match owner {
-                Some(owner) => !self.runs.iter().any(|run| run.id == owner),
-                // It hides where it comes from. As PID 1 we also adopt what was never a payload's.
-                None => self.runs.is_empty() && !self.strangers.contains(&pid) && std::process::id() != 1,
-            };
-            if is_left_over {
-                event!(Info, "left-over process is ended", payload = owner.unwrap_or(0), pid = pid);
+            if self.is_left_over(pid) {
+                event!(Info, "left-over process is ended", pid = pid);
                 processes::signal_one(pid, Signal::KILL);
+            }
+        }
+    }
+
+    fn is_left_over(&self, pid: u32) -> bool {
+        let origin = Origin::of(pid);
+        if self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
+            return false;
+        }
+        match origin {
+            Origin::Payload(_) => true,
+            Origin::Places(_) if origin.is_within(&self.data_path) => true,
+            // It hides where it comes from. As PID 1 we also adopt what was never a payload's.
+            Origin::Places(_) => {
+                self.runs.is_empty() && !self.strangers.contains(&pid) && std::process::id() != 1
             }
         }
     }
@@ -117,7 +127,12 @@ impl Work {
 
 impl Run {
     pub(super) fn tree(&self) -> Tree {
-        Tree { id: self.id, root: self.pid, root_is_reaped: self.has_exited() }
+        Tree {
+            id: self.id,
+            directory: Arc::clone(&self.directory),
+            root: self.pid,
+            root_is_reaped: self.has_exited(),
+        }
     }
 
     fn has_exited(&self) -> bool {

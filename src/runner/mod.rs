@@ -7,7 +7,7 @@ mod processes;
 mod start;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -64,7 +64,7 @@ pub struct Runner {
 impl Runner {
     /// Starts the runner's thread. Makes this process the reaper of all its descendants
     /// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4), so that what a payload leaves behind comes here and not to init.
-    pub fn start(store: Store, limits: Limits) -> io::Result<Self> {
+    pub fn start(store: Store, data_path: &Path, limits: Limits) -> io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let (events, inbox) = channel();
         let busy_since = Arc::new(AtomicI64::new(0));
@@ -73,6 +73,7 @@ impl Runner {
             limits,
             launcher: Launcher::new()?,
             runs: Vec::new(),
+            data_path: data_path.to_owned(),
             strangers: processes::adopted(&[]),
             drain: None,
             busy_since: Arc::clone(&busy_since),
@@ -124,7 +125,7 @@ impl Runner {
 struct Run {
     id: PayloadId,
     pid: u32,
-    directory: PathBuf,
+    directory: Arc<Path>,
     started: Instant,
     phase: Phase,
 }
@@ -142,6 +143,8 @@ struct Work {
     limits: Limits,
     launcher: Launcher,
     runs: Vec<Run>,
+    /// Where all payload directories are.
+    data_path: PathBuf,
     /// Children that this process had before the runner: somebody else's, left alone.
     strangers: Vec<u32>,
     drain: Option<(Instant, Sender<()>)>,
@@ -217,7 +220,7 @@ impl Work {
 
     fn start(&mut self, payload: &Payload) {
         let started = Instant::now();
-        let directory = PathBuf::from(&payload.loc);
+        let directory: Arc<Path> = Path::new(&payload.loc).into();
         match self.launcher.start(payload.id, &directory) {
             Ok(pid) => {
                 if let Err(error) = self.store.set_pid(payload.id, pid) {
@@ -257,7 +260,7 @@ impl Work {
                     overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit_s} s")));
                 }
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
-                    processes::signal_tree(tree, Signal::KILL);
+                    processes::signal_tree(&tree, Signal::KILL);
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
                     *kill_at = now + ENDING_LOOK;
                 }

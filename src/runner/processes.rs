@@ -1,8 +1,11 @@
 //! Which processes belong to a payload, and signals to them: its session, the descendants of `run.sh`, and the orphans
-//! that carry its `PAYLOAD_ID` in their environment, so that a child that called `setsid` is found as well.
+//! whose environment, working directory or output says where they come from, so that a child that called `setsid` is
+//! found as well.
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use procfs::process::{Process, all_processes};
 use rustix::io::Errno;
@@ -22,19 +25,23 @@ struct Entry {
 }
 
 /// What is known of a payload's tree: its id, and the pid of its `run.sh`, which is the number of its session and group.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Tree {
     pub(super) id: PayloadId,
+    pub(super) directory: Arc<Path>,
     pub(super) root: u32,
     /// From then on the root's number may be a stranger's; what is left of the tree are our adopted children, and theirs.
     pub(super) root_is_reaped: bool,
 }
 
 /// Sends `signal` to all processes of a payload. Its group is signalled by one call, which the kernel makes atomic
-/// against forks; the others one by one.
-pub(super) fn signal_tree(tree: Tree, signal: Signal) {
+/// against forks, and first: who has left it by then is seen outside of it.
+pub(super) fn signal_tree(tree: &Tree, signal: Signal) {
+    if !tree.root_is_reaped {
+        signal_group(tree.root, signal);
+    }
     let members = members(tree);
-    if members.iter().any(|entry| entry.group == tree.root) {
+    if tree.root_is_reaped && members.iter().any(|entry| entry.group == tree.root) {
         signal_group(tree.root, signal);
     }
     for entry in members.iter().filter(|entry| entry.group != tree.root && !entry.is_zombie) {
@@ -43,7 +50,7 @@ pub(super) fn signal_tree(tree: Tree, signal: Signal) {
 }
 
 /// Whether any process of a payload lives, zombies not counted.
-pub(super) fn any_left(tree: Tree) -> bool {
+pub(super) fn any_left(tree: &Tree) -> bool {
     members(tree).iter().any(|entry| !entry.is_zombie)
 }
 
@@ -71,7 +78,7 @@ fn report(what: &str, number: u32, result: Option<rustix::io::Result<()>>) {
     }
 }
 
-fn members(tree: Tree) -> Vec<Entry> {
+fn members(tree: &Tree) -> Vec<Entry> {
     let own_pid = std::process::id();
     let all: Vec<Entry> = match all_processes() {
         Ok(processes) => processes.flatten().filter_map(|process| entry(&process)).collect(),
@@ -86,7 +93,7 @@ fn members(tree: Tree) -> Vec<Entry> {
         let is_root = entry.pid == tree.root;
         (!tree.root_is_reaped && is_of_root(entry))
             || (is_child && !is_root && entry.session == tree.root)
-            || (is_child && payload_of(entry.pid) == Some(tree.id))
+            || (is_child && !is_root && Origin::of(entry.pid).is(tree.id, &tree.directory))
     };
     let mut found: HashSet<u32> = all.iter().filter(is_seed).map(|entry| entry.pid).collect();
     // Children of members are members; repeat until none is new. Trees are shallow, so this takes few rounds.
@@ -113,13 +120,46 @@ fn entry(process: &Process) -> Option<Entry> {
     })
 }
 
-/// The payload that a process says it belongs to, by the environment that it was started with.
-pub(super) fn payload_of(pid: u32) -> Option<PayloadId> {
+/// What a process itself shows of where it comes from.
+#[derive(Debug, PartialEq)]
+pub(super) enum Origin {
+    /// Its environment names the payload.
+    Payload(PayloadId),
+    /// It cleared its environment; these are its working directory and where its output goes.
+    Places(Vec<PathBuf>),
+}
+
+impl Origin {
+    pub(super) fn of(pid: u32) -> Self {
+        payload_of(pid).map_or_else(|| Self::Places(places_of(pid)), Self::Payload)
+    }
+
+    /// Whether that is the payload with this id and directory.
+    pub(super) fn is(&self, id: PayloadId, directory: &Path) -> bool {
+        match self {
+            Self::Payload(named) => *named == id,
+            Self::Places(_) => self.is_within(directory),
+        }
+    }
+
+    /// Whether it lives in this directory.
+    pub(super) fn is_within(&self, directory: &Path) -> bool {
+        matches!(self, Self::Places(places) if places.iter().any(|place| place.starts_with(directory)))
+    }
+}
+
+/// The payload that a process was started for, by the environment that it was started with.
+fn payload_of(pid: u32) -> Option<PayloadId> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
     let value =
         variables.find_map(|variable| variable.strip_prefix(PAYLOAD_ID.as_bytes())?.strip_prefix(b"="))?;
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn places_of(pid: u32) -> Vec<PathBuf> {
+    let links = ["cwd", "fd/1", "fd/2"].into_iter();
+    links.filter_map(|link| fs::read_link(format!("/proc/{pid}/{link}")).ok()).collect()
 }
 
 /// The live children of this process that it did not start itself: orphans that came to it.

@@ -350,8 +350,11 @@ fn a_body_that_nobody_wants_is_read_away_or_ends_the_connection() {
         let answers = conversation(client.address, format!("{request}{LAST}"));
         let line = request.lines().next().unwrap();
         assert_eq!(statuses(&answers), expected, "{line} with {} bytes", request.len());
-        let closes = answers[0].header("connection").is_some();
-        assert_eq!(closes, expected.len() == 1, "{line}");
+        // How much is to come of a chunked body nobody knows when the answer goes out.
+        if request.contains("Content-Length") {
+            let closes = answers[0].header("connection").is_some();
+            assert_eq!(closes, expected.len() == 1, "{line}");
+        }
     }
 }
 

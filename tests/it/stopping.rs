@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, children_of, is_alive, line_of, wait_for};
+use crate::client::{Client, children_of, is_alive, line_of, processes_of, wait_for};
 use crate::wire;
 
 const UNTIL_GO: &str =
@@ -103,6 +103,27 @@ fn a_stopping_client_takes_nothing_new_and_answers_for_what_it_has() {
         let of_slow = fs::read_dir(&client.data).unwrap().flatten();
         assert_eq!(of_slow.filter(|entry| entry.path().join("made").exists()).count(), 2);
     }
+}
+
+/// What a payload leaves behind is ended link by link: the end of a parent is what brings its child here.
+#[test]
+fn a_stop_right_after_the_end_of_a_payload_leaves_no_process() {
+    let script = "#!/bin/sh\n\
+                  setsid sh -c 'setsid sh -c \"setsid sh -c \\\"echo > deep; sleep 600; :\\\"; :\"; :' &\n\
+                  while ! [ -s deep ]; do sleep 0.02; done\n";
+    let mut left = Vec::new();
+    for _ in 0..10 {
+        let mut client = Client::start();
+        let id = client.run(script);
+        client.result(&id).file("deep");
+        client.signal("TERM");
+        assert_eq!(client.wait().code(), Some(0));
+        left.extend(processes_of(&id));
+    }
+    for pid in &left {
+        let _ = Command::new("kill").args(["-KILL", pid]).status();
+    }
+    assert!(left.is_empty(), "{} processes are left", left.len());
 }
 
 #[test]
