@@ -105,21 +105,18 @@ fn a_stopping_client_takes_nothing_new_and_answers_for_what_it_has() {
     }
 }
 
-/// What a payload leaves behind is ended link by link: the end of a parent is what brings its child here.
+/// What a payload leaves behind is ended link by link: only the end of a parent brings its child here.
 #[test]
 fn a_stop_right_after_the_end_of_a_payload_leaves_no_process() {
-    let script = "#!/bin/sh\n\
-                  setsid sh -c 'setsid sh -c \"setsid sh -c \\\"echo > deep; sleep 600; :\\\"; :\"; :' &\n\
-                  while ! [ -s deep ]; do sleep 0.02; done\n";
-    let mut left = Vec::new();
-    for _ in 0..10 {
-        let mut client = Client::start();
-        let id = client.run(script);
-        client.result(&id).file("deep");
-        client.signal("TERM");
-        assert_eq!(client.wait().code(), Some(0));
-        left.extend(processes_of(&id));
-    }
+    let mut client = Client::start();
+    let id = client.submit(&[
+        ("run.sh", b"#!/bin/sh\nsetsid ./link 60 &\nwhile ! [ -e deepest ]; do sleep 0.02; done\n"),
+        ("link", b"#!/bin/sh\nif [ $1 = 0 ]; then echo > deepest; sleep 600; else setsid ./link $(($1-1)); fi\n:\n"),
+    ]);
+    client.result(&id).file("deepest");
+    client.signal("TERM");
+    assert_eq!(client.wait().code(), Some(0));
+    let left = processes_of(&id);
     for pid in &left {
         let _ = Command::new("kill").args(["-KILL", pid]).status();
     }
