@@ -19,8 +19,7 @@ const LEVEL: u32 = 4;
 const MIN_DEFLATE_BYTES: usize = 128;
 /// Up to this size a file is its own sample: it is compressed, and stored if that did not help.
 const MIN_SAMPLED_BYTES: usize = 32 * 1024;
-/// A sample is three pieces: of the beginning, the middle and the end.
-const SAMPLES: usize = 3;
+/// A sample is three pieces, of the beginning, the middle and the end; this is the length of one.
 const MEMORY_SAMPLE_BYTES: usize = 4 * 1024;
 const FILE_SAMPLE_BYTES: usize = 16 * 1024;
 
@@ -129,13 +128,34 @@ impl Packer {
     /// Whether three pieces of a file shrink. An error counts as no: reading in earnest will meet and report it.
     fn sample_gains(&mut self, file: &File, size: u64) -> Result<bool, ArchiveError> {
         let last = size.saturating_sub(FILE_SAMPLE_BYTES as u64);
-        let mut filled = 0;
+        let mut sample = Sample::default();
         for offset in [0, last / 2, last] {
-            let rest = self.input.get_mut(filled..filled + FILE_SAMPLE_BYTES).unwrap_or_default();
-            filled += file.read_at(rest, offset).unwrap_or(0);
+            let room = self.input.get_mut(..FILE_SAMPLE_BYTES).unwrap_or_default();
+            let filled = file.read_at(room, offset).unwrap_or(0);
+            let piece = self.input.get(..filled).unwrap_or_default();
+            sample.add(&mut self.deflate, piece, &mut self.output)?;
         }
-        let sample = self.input.get(..filled).unwrap_or_default();
-        Ok(shrink(&mut self.deflate, sample, &mut self.output)?.is_some())
+        Ok(sample.gains())
+    }
+}
+
+/// Pieces of a file, each deflated on its own: together, a file that repeats itself further apart than Deflate looks back
+/// (32 KiB) would seem to shrink.
+#[derive(Default)]
+struct Sample {
+    bytes: usize,
+    deflated_bytes: usize,
+}
+
+impl Sample {
+    fn add(&mut self, deflate: &mut Compress, piece: &[u8], output: &mut [u8]) -> Result<(), ArchiveError> {
+        self.bytes += piece.len();
+        self.deflated_bytes += shrink(deflate, piece, output)?.map_or(piece.len(), <[u8]>::len);
+        Ok(())
+    }
+
+    fn gains(&self) -> bool {
+        self.deflated_bytes <= self.bytes - self.bytes / 10
     }
 }
 
@@ -149,14 +169,13 @@ fn shrink_whole<'out>(
         return Ok(None);
     }
     if data.len() > MIN_SAMPLED_BYTES {
-        let mut sample = [0; SAMPLES * MEMORY_SAMPLE_BYTES];
         let last = data.len() - MEMORY_SAMPLE_BYTES;
-        for (piece, offset) in sample.chunks_exact_mut(MEMORY_SAMPLE_BYTES).zip([0, last / 2, last]) {
-            if let Some(part) = data.get(offset..offset + MEMORY_SAMPLE_BYTES) {
-                piece.copy_from_slice(part);
-            }
+        let mut sample = Sample::default();
+        for offset in [0, last / 2, last] {
+            let piece = data.get(offset..offset + MEMORY_SAMPLE_BYTES).unwrap_or_default();
+            sample.add(deflate, piece, output)?;
         }
-        if shrink(deflate, &sample, output)?.is_none() {
+        if !sample.gains() {
             return Ok(None);
         }
     }
@@ -318,6 +337,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn noise_that_repeats_far_apart_is_stored() {
+        // The sample of the middle begins half a piece before the third repetition: half of it is the first one again.
+        let data = noise(256 * 1024).repeat(4);
+        let (_, entry) = pack(&file_of(&data), data.len() as u64, plain);
+        assert_eq!(entry.method, CompressionMethod::STORE);
     }
 
     #[test]

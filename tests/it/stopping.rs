@@ -250,6 +250,24 @@ fn an_upload_that_ends_while_the_client_stops_is_refused_or_killed_and_never_for
     assert_eq!(client.wait().code(), Some(0));
 }
 
+/// With nothing else to wait for, the client goes when it has answered: a 200 would promise what it will not do.
+#[test]
+fn the_last_upload_of_a_stopping_client_is_refused_and_leaves_nothing() {
+    let mut client = Client::start();
+    let (mut stream, rest) = upload_under_way(&client);
+    stop(&client, "TERM");
+    stream.write_all(&rest).unwrap();
+    let answer = wire::read_answer(&mut stream, false);
+    assert_eq!(
+        (answer.status, answer.json("error").as_deref()),
+        (503, Some("stopping")),
+        "{}",
+        answer.text()
+    );
+    assert_eq!(client.wait().code(), Some(0));
+    assert_eq!(client.directories().len(), 0);
+}
+
 #[test]
 fn a_client_that_is_killed_leaves_nothing_wrong_for_the_next_one() {
     let home = tempfile::tempdir().unwrap();
