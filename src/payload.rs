@@ -124,7 +124,8 @@ struct Wire<'a> {
     id: PayloadId,
     status: Status,
     loc: &'a str,
-    pid: Option<u32>,
+    /// 0 before the start: server 2.3 takes `null` for a broken answer and gives the job up.
+    pid: u32,
     killed: bool,
     input: Input,
     exit_code: Option<i32>,
@@ -150,7 +151,7 @@ impl Payload {
             id: self.id,
             status: self.status,
             loc: &self.loc,
-            pid: self.pid,
+            pid: self.pid.unwrap_or(0),
             killed: self.killed,
             input: Input {},
             exit_code: self.exit_code,
@@ -228,5 +229,7 @@ mod tests {
                 r#""usage":{"wall_s":0.75,"user_s":0.5,"system_s":0.0,"max_rss_bytes":4096}}"#
             )
         );
+        let waiting = Payload { pid: None, ..payload };
+        assert!(waiting.to_json().contains(r#""pid":0,"#));
     }
 }
