@@ -56,9 +56,9 @@ pub(super) struct Head {
 /// Decodes the head at the start of `input`. `None` if it is not complete; else the head and its length.
 pub(super) fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, HttpError> {
     // On the heap: an idle connection keeps the pages of its stack that were ever touched.
-    let mut fields = vec![httparse::EMPTY_HEADER; MAX_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(input) {
+    let mut fields = Vec::with_capacity(MAX_FIELDS);
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(input, fields.spare_capacity_mut()) {
         Ok(Status::Complete(length)) if length <= MAX_HEAD_BYTES => Ok(Some((checked(&request)?, length))),
         Ok(Status::Partial) if input.len() < MAX_HEAD_BYTES => {
             let target_is_too_long = request.path.is_none_or(|path| path.len() > MAX_TARGET_BYTES);
@@ -121,13 +121,13 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
     })
 }
 
-fn values<'h>(request: &httparse::Request<'h, '_>, name: &'static str) -> impl Iterator<Item = &'h [u8]> {
+/// The values of all fields of one name.
+fn values<'r>(
+    request: &'r httparse::Request<'_, '_>,
+    name: &'static str,
+) -> impl Iterator<Item = &'r [u8]> + use<'r> {
     let fields = request.headers.iter();
-    fields
-        .filter(move |field| field.name.eq_ignore_ascii_case(name))
-        .map(|field| field.value)
-        .collect::<Vec<_>>()
-        .into_iter()
+    fields.filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
 }
 
 /// The members of a comma-separated field, over all its lines (RFC 9110, section 5.6.1).

@@ -1,5 +1,6 @@
 //! Responses: what a service hands back, and the bytes of their heads.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 use std::time::SystemTime;
@@ -19,7 +20,7 @@ pub(super) enum Payload {
 /// The answer to a request.
 pub struct Response {
     pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) headers: Vec<(&'static str, Cow<'static, str>)>,
     pub(super) payload: Payload,
 }
 
@@ -28,7 +29,7 @@ impl Response {
     pub fn json(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
-            headers: vec![("Content-Type", "application/json".to_owned())],
+            headers: vec![("Content-Type", Cow::Borrowed("application/json"))],
             payload: Payload::Whole(body.into()),
         }
     }
@@ -40,18 +41,18 @@ impl Response {
 
     /// A body that `producer` writes on a disk thread while it is sent. It is not called for HEAD.
     pub fn streamed(
-        content_type: &str,
+        content_type: &'static str,
         producer: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
     ) -> Self {
         Self {
             status: 200,
-            headers: vec![("Content-Type", content_type.to_owned())],
+            headers: vec![("Content-Type", Cow::Borrowed(content_type))],
             payload: Payload::Streamed(Box::new(producer)),
         }
     }
 
     /// Adds a header.
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
