@@ -15,6 +15,10 @@ pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response,
     let boundary = check(api, request)?;
     let directory = api.data_path.new_directory();
     let received = receive(api, request, boundary, &directory)?;
+    if api.is_draining() {
+        forget(api, &directory);
+        return Err(stopping());
+    }
     let payload = api.store.add(&directory.to_string_lossy()).inspect_err(|_| forget(api, &directory))?;
     api.runner.wake();
     event!(Info, "payload queued", payload = payload.id, files = received.files, bytes = received.bytes);
@@ -24,8 +28,7 @@ pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response,
 /// Everything that can be said before the body is read. Gives the boundary of the multipart body.
 fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
     if api.is_draining() {
-        let message = "The client is being stopped and takes no new payload; send it elsewhere.";
-        return Err(HttpError::new(503, "stopping", message));
+        return Err(stopping());
     }
     if !request.body.is_announced() {
         let message = "The request has no body; send one with Content-Length or in chunks.";
@@ -114,6 +117,11 @@ fn sentence(error: &impl std::fmt::Display) -> String {
     let mut chars = text.chars();
     let first = chars.next().map(|first| first.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", chars.as_str())
+}
+
+fn stopping() -> HttpError {
+    let message = "The client is being stopped and takes no new payload; send it elsewhere.";
+    HttpError::new(503, "stopping", message)
 }
 
 fn too_large(api: &Api) -> HttpError {

@@ -85,29 +85,31 @@ impl Work {
         }
     }
 
-    /// Ends the processes that came to us as orphans and whose payload no longer runs.
-    fn end_leftovers(&self) {
+    /// Ends the processes that came to us as orphans and whose payload no longer runs. Gives whether there were any: their
+    /// own children come here when they are gone.
+    pub(super) fn end_leftovers(&self) -> bool {
+        let mut any = false;
         let known: Vec<u32> = self.runs.iter().map(|run| run.pid).collect();
         for pid in processes::adopted(&known) {
             if self.is_left_over(pid) {
                 event!(Info, "left-over process is ended", pid = pid);
                 processes::signal_one(pid, Signal::KILL);
+                any = true;
             }
         }
+        any
     }
 
     fn is_left_over(&self, pid: u32) -> bool {
         let origin = Origin::of(pid);
-        if self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
+        if self.strangers.contains(&pid) || self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
             return false;
         }
         match origin {
             Origin::Payload(_) => true,
             Origin::Places(_) if origin.is_within(&self.data_path) => true,
             // It hides where it comes from. As PID 1 we also adopt what was never a payload's.
-            Origin::Places(_) => {
-                self.runs.is_empty() && !self.strangers.contains(&pid) && std::process::id() != 1
-            }
+            Origin::Places(_) => self.runs.is_empty() && std::process::id() != 1,
         }
     }
 

@@ -76,6 +76,7 @@ impl Runner {
             data_path: data_path.to_owned(),
             strangers: processes::adopted(&[]),
             drain: None,
+            is_drained: false,
             busy_since: Arc::clone(&busy_since),
         };
         thread::Builder::new().name("runner".to_owned()).spawn(move || work.run(&inbox))?;
@@ -148,6 +149,8 @@ struct Work {
     /// Children that this process had before the runner: somebody else's, left alone.
     strangers: Vec<u32>,
     drain: Option<(Instant, Sender<()>)>,
+    /// Whether the listener of `drain` has been told that nothing is left.
+    is_drained: bool,
     busy_since: Arc<AtomicI64>,
 }
 
@@ -187,7 +190,8 @@ impl Work {
             Phase::Ending { kill_at, exit: Some(_) } => Some(kill_at.min(Instant::now() + ENDING_LOOK)),
         });
         let any_running = self.runs.iter().any(|run| matches!(run.phase, Phase::Running { .. }));
-        let of_drain = self.drain.iter().filter(|_| any_running).map(|drain| drain.0);
+        let is_waited_for = any_running || (self.runs.is_empty() && !self.is_drained);
+        let of_drain = self.drain.iter().filter(|_| is_waited_for).map(|drain| drain.0);
         of_runs.chain(of_drain).min()
     }
 
@@ -306,10 +310,13 @@ impl Work {
         }
     }
 
-    fn report_drained(&self) {
-        if let Some((_, done)) = &self.drain
+    /// Left-overs are waited for, up to the deadline: some cannot be killed.
+    fn report_drained(&mut self) {
+        if let Some((deadline, done)) = &self.drain
             && self.runs.is_empty()
+            && (!self.end_leftovers() || *deadline <= Instant::now())
         {
+            self.is_drained = true;
             // The listener may have left already, with the process about to end.
             let _ = done.send(());
         }

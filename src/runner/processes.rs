@@ -35,16 +35,20 @@ pub(super) struct Tree {
 }
 
 /// Sends `signal` to all processes of a payload. Its group is signalled by one call, which the kernel makes atomic
-/// against forks, and first: who has left it by then is seen outside of it.
+/// against forks. The others are looked for before it, while they still descend from `run.sh`, and after it, since one may
+/// have left the group in between.
 pub(super) fn signal_tree(tree: &Tree, signal: Signal) {
-    if !tree.root_is_reaped {
+    let mut members = members(tree);
+    if !tree.root_is_reaped || members.iter().any(|entry| entry.group == tree.root) {
         signal_group(tree.root, signal);
     }
-    let members = members(tree);
-    if tree.root_is_reaped && members.iter().any(|entry| entry.group == tree.root) {
-        signal_group(tree.root, signal);
+    members.retain(|entry| entry.group != tree.root);
+    for entry in self::members(tree) {
+        if entry.group != tree.root && members.iter().all(|known| known.pid != entry.pid) {
+            members.push(entry);
+        }
     }
-    for entry in members.iter().filter(|entry| entry.group != tree.root && !entry.is_zombie) {
+    for entry in members.iter().filter(|entry| !entry.is_zombie) {
         signal_one(entry.pid, signal);
     }
 }
@@ -159,7 +163,14 @@ fn payload_of(pid: u32) -> Option<PayloadId> {
 
 fn places_of(pid: u32) -> Vec<PathBuf> {
     let links = ["cwd", "fd/1", "fd/2"].into_iter();
-    links.filter_map(|link| fs::read_link(format!("/proc/{pid}/{link}")).ok()).collect()
+    let targets = links.filter_map(|link| fs::read_link(format!("/proc/{pid}/{link}")).ok());
+    // The kernel marks what has been removed since (proc_pid_cwd(5)).
+    targets
+        .map(|target| match target.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+            Some(original) => PathBuf::from(original),
+            None => target,
+        })
+        .collect()
 }
 
 /// The live children of this process that it did not start itself: orphans that came to it.
