@@ -564,7 +564,7 @@ fn a_data_path_that_is_gone_is_told_as_a_failure_of_this_host() {
     let answer = submit_form(client.address, &form(&[("run.sh", b"true")]));
     assert_eq!(answer.error(500), "disk_error");
     // The cause is for the log: the sender has no use for it.
-    assert!(client.log().contains("No such file or directory"), "{}", client.log());
+    wait_for("the cause in the log", || client.log().contains("No such file or directory").then_some(()));
     fs::create_dir(&client.data).unwrap();
     client.result(&client.run("true"));
 }
