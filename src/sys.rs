@@ -238,18 +238,25 @@ pub fn ended_child() -> Option<u32> {
     u32::try_from(pid).ok().filter(|pid| *pid > 0)
 }
 
+/// The kernel's `struct rusage`: two times of seconds and microseconds, the largest resident set, 13 more counters, all as
+/// `long` (include/uapi/linux/resource.h).
+const RUSAGE_LONGS: usize = 18;
+
 /// Reaps one ended child (`wait4(2)`). `None` if there is no such child, or it has not ended.
+///
+/// By its number, since musl's function for programs with 32-bit times, which is what the libc crate calls on ARM, leaves
+/// the usage out (compat/time32/wait4_time32.c, musl 1.2).
 pub fn reap(pid: u32) -> Option<Exit> {
     let pid = libc::pid_t::try_from(pid).ok()?;
-    let mut status = 0;
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: both pointers are valid for writes for the length of the call.
-    let reaped = unsafe { libc::wait4(pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
-    if reaped != pid {
+    let mut status: libc::c_int = 0;
+    let mut usage: [libc::c_long; RUSAGE_LONGS] = [0; RUSAGE_LONGS];
+    // SAFETY: the arguments are those of wait4(2); both pointers are valid for what the kernel writes.
+    let reaped =
+        unsafe { libc::syscall(libc::SYS_wait4, pid, &raw mut status, libc::WNOHANG, usage.as_mut_ptr()) };
+    if reaped != libc::c_long::from(pid) {
         return None;
     }
-    // SAFETY: zeroed before the call, which is a valid rusage, and filled in by it.
-    let usage = unsafe { usage.assume_init() };
+    let [user_s, user_rest_us, system_s, system_rest_us, max_rss_kib, ..] = usage;
     let result = if libc::WIFEXITED(status) {
         ExitResult::Code(libc::WEXITSTATUS(status))
     } else {
@@ -257,17 +264,15 @@ pub fn reap(pid: u32) -> Option<Exit> {
     };
     Some(Exit {
         result,
-        user: duration(usage.ru_utime),
-        system: duration(usage.ru_stime),
-        // ru_maxrss counts KiB (getrusage(2)).
-        max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        user: duration(user_s, user_rest_us),
+        system: duration(system_s, system_rest_us),
+        max_rss_bytes: u64::try_from(max_rss_kib).unwrap_or(0) * 1024,
     })
 }
 
-fn duration(time: libc::timeval) -> Duration {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    let micros = u64::try_from(time.tv_usec).unwrap_or(0);
-    Duration::from_secs(seconds) + Duration::from_micros(micros)
+fn duration(seconds: libc::c_long, micros: libc::c_long) -> Duration {
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        + Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 /// For calls that return -1 and set `errno`.

@@ -100,7 +100,8 @@ with tempfile.TemporaryDirectory() as data:
     try:
         while "READY=1" not in (lines := said(5)):
             check("READY=1 is said", lines != [], lines)
-        check("no WATCHDOG=1 where WATCHDOG_PID names another process", said(1.5 * WATCHDOG_S) == [])
+        late = said(1.5 * WATCHDOG_S)
+        check("no WATCHDOG=1 where WATCHDOG_PID names another process", late == [], late)
     finally:
         client.kill()
         client.wait()

@@ -65,7 +65,14 @@ impl Runner {
     /// Starts the runner's thread. Makes this process the reaper of all its descendants
     /// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4), so that what a payload leaves behind comes here and not to init.
     pub fn start(store: Store, data_path: &Path, limits: Limits) -> io::Result<Self> {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+            // Not every emulation of Linux has it. Payloads run all the same.
+            event!(
+                Warn,
+                "what payloads leave behind cannot be adopted here, and may outlive them",
+                error = errno.to_string()
+            );
+        }
         let (events, inbox) = channel();
         let busy_since = Arc::new(AtomicI64::new(0));
         let work = Work {
