@@ -14,6 +14,7 @@ use crate::http::{self, Server};
 use crate::load::Load;
 use crate::log::{self, Level, ToValue as _};
 use crate::notify::Notifier;
+use crate::payload::{UnixMs, now_ms};
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;
@@ -22,6 +23,10 @@ use crate::{clean, event, rlimit};
 
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
+
+/// How long the client stays beyond GRACE so that the server, which asks twice a second, learns what became of the payloads
+/// that were ended then.
+const TELL_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause between two looks for a second signal and for the last responses.
 const LOOK: Duration = Duration::from_millis(10);
@@ -68,7 +73,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {
-        store,
+        store: store.clone(),
         runner: runner.clone(),
         load,
         data_path: data_path.clone(),
@@ -90,7 +95,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     // The sender lives as long as the process.
     let _ = stops.recv();
     notifier.stopping();
-    Ok(drain(settings, &stops, &runner, &server, &draining))
+    Ok(drain(settings, &stops, &runner, &server, &store, &draining))
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
@@ -136,12 +141,13 @@ fn forward_signals(signals: SignalSet, runner: Runner) -> std::io::Result<Receiv
     Ok(stops)
 }
 
-/// Lets what runs come to its end, and ends at once on a second signal.
+/// Lets what runs come to its end and its results be fetched, up to the grace; ends at once on a second signal.
 fn drain(
     settings: &Settings,
     stops: &Receiver<()>,
     runner: &Runner,
     server: &Server,
+    store: &Store,
     draining: &AtomicBool,
 ) -> End {
     let deadline = Instant::now() + settings.grace;
@@ -149,8 +155,15 @@ fn drain(
     draining.store(true, Ordering::Relaxed);
     let (done_tx, done_rx) = channel();
     runner.drain(deadline, done_tx);
+    // Those that ended just before are waited for as well: the server may not have asked yet.
+    let since = now_ms() - UnixMs::try_from(TELL_WAIT.as_millis()).unwrap_or(0);
+    let is_wanted = || {
+        let untold = store.has_untold(since).unwrap_or(false);
+        (server.in_flight() > 0 && Instant::now() < deadline)
+            || (untold && Instant::now() < deadline + TELL_WAIT)
+    };
     let mut nothing_runs = false;
-    while !nothing_runs || (server.in_flight() > 0 && Instant::now() < deadline) {
+    while !nothing_runs || is_wanted() {
         if stops.try_recv().is_ok() {
             event!(Warn, "second signal: client ends at once");
             runner.abort();

@@ -20,7 +20,7 @@ const CRATES: &[(&str, &[&str])] = &[
 const MAY_NAME: &[(&str, &[&str])] = &[
     // main -> app
     ("client", &["api", "clean", "data_path", "disk", "event", "http", "load", "log", "rlimit", "runner"]),
-    ("client", &["notify", "settings", "store", "sys"]),
+    ("client", &["notify", "payload", "settings", "store", "sys"]),
     ("cli", &["settings"]),
     ("clean", &["data_path", "event", "payload", "store"]),
     ("health_probe", &["settings"]),

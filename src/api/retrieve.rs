@@ -11,9 +11,12 @@ use crate::payload::{Payload, PayloadId, Status};
 
 pub(super) fn get(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
     match payload.status {
-        Status::Completed => zip(api, payload),
+        Status::Completed => zip(api, payload, true),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
-        _ => Ok(Response::json(200, payload.to_json())),
+        _ => {
+            api.store.set_told(payload.id)?;
+            Ok(Response::json(200, payload.to_json()))
+        }
     }
 }
 
@@ -22,11 +25,12 @@ pub(super) fn get_partial(api: &Api, payload: &Payload) -> Result<Response, Http
         Status::Cleaned => {
             Err(HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE."))
         }
-        _ => zip(api, payload),
+        _ => zip(api, payload, false),
     }
 }
 
-fn zip(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
+/// `is_result`: with its last byte the payload is told.
+fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpError> {
     let directory = PathBuf::from(&payload.loc);
     // Told before the head is out: afterwards only the end of the connection could tell.
     if !directory.is_dir() {
@@ -37,9 +41,12 @@ fn zip(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
             "The directory of this payload is gone from the disk.",
         ));
     }
-    let (id, spool) = (payload.id, api.data_path.path().to_owned());
-    Ok(Response::streamed("application/zip", move |out| write(id, &directory, &spool, out))
-        .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\"")))
+    let (id, spool, store) = (payload.id, api.data_path.path().to_owned(), api.store.clone());
+    Ok(Response::streamed("application/zip", move |out| {
+        write(id, &directory, &spool, out)?;
+        if is_result { store.set_told(id).map_err(io::Error::other) } else { Ok(()) }
+    })
+    .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\"")))
 }
 
 fn write(id: PayloadId, directory: &Path, spool: &Path, out: &mut dyn io::Write) -> io::Result<()> {

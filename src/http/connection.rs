@@ -12,7 +12,7 @@ use super::body::Body;
 use super::error::HttpError;
 use super::head::{self, Head};
 use super::pipe::pipe;
-use super::response::{self, Ending, Payload, Producer, Response};
+use super::response::{self, Ending, Headers, Payload, Producer, Response};
 use super::{Request, Service, Shared};
 use crate::disk::Disk;
 use crate::event;
@@ -59,7 +59,7 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     event!(Debug, "request refused", status = error.status, reason = error.message);
-                    if self.send_whole(&error.into(), true).is_ok() {
+                    if self.send_last(error, Headers::new()).is_ok() {
                         self.linger();
                     }
                     return;
@@ -70,14 +70,10 @@ impl Connection {
 
     /// Tells a connection above the limit that it is one too many.
     pub(super) fn refuse(mut self) {
-        let error = HttpError::new(
-            503,
-            "too_many_connections",
-            "MAX_CONNECTIONS connections are open; try again later.",
-        );
-        if self.prepare().is_ok()
-            && self.send_whole(&Response::from(error).header("Retry-After", "1"), true).is_ok()
-        {
+        let message = "MAX_CONNECTIONS connections are open; try again later.";
+        let error = HttpError::new(503, "too_many_connections", message);
+        let headers = vec![("Retry-After", "1".into())];
+        if self.prepare().is_ok() && self.send_last(error, headers).is_ok() {
             self.linger();
         }
     }
@@ -228,66 +224,70 @@ impl Connection {
     }
 
     fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<bool> {
-        let ends_by_close = head.is_http_10 && matches!(response.payload, Payload::Streamed(_));
-        let keep = keep && !ends_by_close;
+        let Response { status, headers, payload } = response;
+        let ending = match &payload {
+            Payload::Whole(body) => Ending::Length(body.len()),
+            Payload::Streamed(_) if head.is_http_10 => Ending::Close,
+            Payload::Streamed(_) => Ending::Chunked,
+        };
+        let keep = keep && ending != Ending::Close;
         let connection = match (keep, head.is_http_10) {
             (false, _) => Some("close"),
             (true, true) => Some("keep-alive"),
             (true, false) => None,
         };
-        let ending = match &response.payload {
-            Payload::Whole(body) => Ending::Length(body.len()),
-            Payload::Streamed(_) if head.is_http_10 => Ending::Close,
-            Payload::Streamed(_) => Ending::Chunked,
-        };
-        let mut message = response::head(&response, ending, connection).into_bytes();
-        match response.payload {
-            Payload::Whole(body) => {
-                if !head.without_body {
-                    message.extend_from_slice(&body);
-                }
-                self.write(&message)?;
+        let mut message = response::head(status, &headers, ending, connection).into_bytes();
+        match payload {
+            Payload::Streamed(producer) if !head.without_body => {
+                return Ok(self.send_streamed(message, producer, ending)? && keep);
             }
-            Payload::Streamed(producer) => {
-                self.write(&message)?;
-                if !head.without_body {
-                    self.send_streamed(producer, ending)?;
-                }
-            }
+            Payload::Whole(body) if !head.without_body => message.extend_from_slice(&body),
+            _ => {}
         }
+        self.write(&message)?;
         Ok(keep)
     }
 
-    /// A response outside of the regular course, after which the connection is closed.
-    fn send_whole(&mut self, response: &Response, with_body: bool) -> io::Result<()> {
-        let Payload::Whole(body) = &response.payload else {
-            return Ok(());
-        };
-        let mut message = response::head(response, Ending::Length(body.len()), Some("close")).into_bytes();
-        if with_body {
-            message.extend_from_slice(body);
-        }
-        self.write(&message)
+    /// An error, after which the connection is closed.
+    fn send_last(&mut self, error: HttpError, headers: Headers) -> io::Result<()> {
+        let (status, headers, body) = error.into_parts(headers);
+        let mut message = response::head(status, &headers, Ending::Length(body.len()), Some("close"));
+        message.push_str(&body);
+        self.write(message.as_bytes())
     }
 
-    /// Sends what `producer` writes on a disk thread. Its failure ends the connection without the last chunk.
-    fn send_streamed(&mut self, producer: Producer, ending: Ending) -> io::Result<()> {
+    /// Sends what `producer` writes on a disk thread. A failure before the first byte is told by a status; a later one can
+    /// only end the connection without the last chunk. Gives whether all went well.
+    fn send_streamed(&mut self, head: Vec<u8>, producer: Producer, ending: Ending) -> io::Result<bool> {
         let (mut writer, mut reader) = pipe(None);
         self.shared.downloads.run(move || match producer(&mut writer) {
             Ok(()) => writer.finish(),
             Err(error) => writer.fail(error),
         });
-        while let Some(mut chunk) = reader.next()? {
-            if ending == Ending::Chunked {
-                self.write(chunk.framed())?;
+        let mut message = head;
+        let mut next = reader.next();
+        if next.is_err() {
+            let error = "The answer could not be made; the client's log says why.";
+            self.send_last(HttpError::new(500, "answer_failed", error), Headers::new())?;
+            return Ok(false);
+        }
+        while let Some(mut chunk) = next? {
+            let bytes = if ending == Ending::Chunked { chunk.framed() } else { chunk.as_ref() };
+            if message.is_empty() {
+                self.write(bytes)?;
             } else {
-                self.write(chunk.as_ref())?;
+                // The head and all of a small body in one packet.
+                message.extend_from_slice(bytes);
+                self.write(&std::mem::take(&mut message))?;
             }
+            drop(chunk);
+            next = reader.next();
         }
         if ending == Ending::Chunked {
-            self.write(b"0\r\n\r\n")?;
+            message.extend_from_slice(b"0\r\n\r\n");
         }
-        Ok(())
+        self.write(&message)?;
+        Ok(true)
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 use miniserde::Serialize;
 
-use super::response::Response;
+use super::response::{Headers, Payload, Response};
 
 /// What a caller is told. Its cause, where there is more to know, goes to the log of whoever made it.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,11 +31,17 @@ impl HttpError {
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "bad_request", message)
     }
+
+    /// Status, fields and JSON of the answer that tells it; `headers` are kept.
+    pub(super) fn into_parts(self, mut headers: Headers) -> (u16, Headers, String) {
+        headers.push(("Content-Type", "application/json".into()));
+        (self.status, headers, miniserde::json::to_string(&Wire { error: self.code, message: &self.message }))
+    }
 }
 
 impl From<HttpError> for Response {
     fn from(error: HttpError) -> Self {
-        let body = miniserde::json::to_string(&Wire { error: error.code, message: &error.message });
-        Self::json(error.status, body)
+        let (status, headers, body) = error.into_parts(Headers::new());
+        Self { status, headers, payload: Payload::Whole(body.into_bytes()) }
     }
 }

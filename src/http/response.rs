@@ -17,10 +17,13 @@ pub(super) enum Payload {
     Streamed(Producer),
 }
 
+/// Names and values of header fields, beside those that the connection adds.
+pub(super) type Headers = Vec<(&'static str, Cow<'static, str>)>;
+
 /// The answer to a request.
 pub struct Response {
     pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, Cow<'static, str>)>,
+    pub(super) headers: Headers,
     pub(super) payload: Payload,
 }
 
@@ -75,12 +78,12 @@ pub(super) enum Ending {
 }
 
 /// The head as it goes on the wire (RFC 9112, section 4).
-pub(super) fn head(response: &Response, ending: Ending, connection: Option<&str>) -> String {
+pub(super) fn head(status: u16, headers: &Headers, ending: Ending, connection: Option<&str>) -> String {
     let mut head = String::with_capacity(256);
     let date = httpdate::HttpDate::from(SystemTime::now());
     // Writing to a String cannot fail.
-    let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", response.status, reason(response.status));
-    for (name, value) in &response.headers {
+    let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", status, reason(status));
+    for (name, value) in headers {
         let _ = write!(head, "{name}: {value}\r\n");
     }
     let _ = match ending {

@@ -192,6 +192,19 @@ impl Store {
         self.lock().change("DELETE FROM payload WHERE cleaned_at < ?1", params![cutoff])
     }
 
+    /// Notes that somebody has fetched the result of a payload.
+    pub fn set_told(&self, id: PayloadId) -> Result<(), StoreError> {
+        self.lock().change("UPDATE payload SET told = 1 WHERE id = ?1", params![id])?;
+        Ok(())
+    }
+
+    /// Whether a payload has ended since then whose result nobody has fetched.
+    pub fn has_untold(&self, since: UnixMs) -> Result<bool, StoreError> {
+        let inner = self.lock();
+        let sql = "SELECT EXISTS (SELECT 1 FROM payload WHERE cleaned_at IS NULL AND finished_at >= ?1 AND NOT told)";
+        Ok(inner.connection.prepare_cached(sql)?.query_row(params![since], |row| row.get(0))?)
+    }
+
     /// How many payloads wait and run; also the proof that the database answers.
     pub fn counts(&self) -> Result<Counts, StoreError> {
         let inner = self.lock();
@@ -326,6 +339,19 @@ mod tests {
         assert_eq!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting));
         assert_eq!(store.claim().expect("answers"), None);
         assert_eq!(store.counts().expect("answers"), Counts::default());
+    }
+
+    #[test]
+    fn a_result_is_untold_until_it_is_fetched() {
+        let store = Store::open().expect("opens");
+        let start = now_ms();
+        let id = store.add("/a").expect("added").id;
+        assert!(!store.has_untold(start).expect("answers"));
+        store.kill(id, "reason").expect("answers");
+        assert!(store.has_untold(start).expect("answers"));
+        assert!(!store.has_untold(now_ms() + 1000).expect("answers"));
+        store.set_told(id).expect("answers");
+        assert!(!store.has_untold(start).expect("answers"));
     }
 
     #[test]

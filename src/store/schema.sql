@@ -12,6 +12,7 @@ CREATE TABLE payload (
     started_at    INTEGER,
     finished_at   INTEGER,
     cleaned_at    INTEGER,
+    told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result
     wall_s        REAL    NOT NULL DEFAULT 0,
     user_s        REAL    NOT NULL DEFAULT 0,
     system_s      REAL    NOT NULL DEFAULT 0,
