@@ -24,8 +24,7 @@ use crate::{clean, event, rlimit};
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
 
-/// How long the client stays beyond GRACE so that the server, which asks twice a second, learns what became of the payloads
-/// that were ended then.
+/// How long the client stays after the end of a payload so that its result can be fetched: the server asks twice a second.
 const TELL_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause between two looks for a second signal and for the last responses.
@@ -141,7 +140,7 @@ fn forward_signals(signals: SignalSet, runner: Runner) -> std::io::Result<Receiv
     Ok(stops)
 }
 
-/// Lets what runs come to its end and its results be fetched, up to the grace; ends at once on a second signal.
+/// Lets what runs come to its end, and results be fetched for a moment; ends at once on a second signal.
 fn drain(
     settings: &Settings,
     stops: &Receiver<()>,
@@ -155,12 +154,9 @@ fn drain(
     draining.store(true, Ordering::Relaxed);
     let (done_tx, done_rx) = channel();
     runner.drain(deadline, done_tx);
-    // Those that ended just before are waited for as well: the server may not have asked yet.
-    let since = now_ms() - UnixMs::try_from(TELL_WAIT.as_millis()).unwrap_or(0);
     let is_wanted = || {
-        let untold = store.has_untold(since).unwrap_or(false);
-        (server.in_flight() > 0 && Instant::now() < deadline)
-            || (untold && Instant::now() < deadline + TELL_WAIT)
+        let since = now_ms() - UnixMs::try_from(TELL_WAIT.as_millis()).unwrap_or(0);
+        store.has_untold(since).unwrap_or(false) || (server.in_flight() > 0 && Instant::now() < deadline)
     };
     let mut nothing_runs = false;
     while !nothing_runs || is_wanted() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, children_of, is_alive, line_of, processes_of, wait_for};
@@ -299,4 +300,19 @@ fn a_client_that_is_killed_leaves_nothing_wrong_for_the_next_one() {
     let third = Client::at(&data, &[("MAX_AGE", "1")]);
     wait_for("the removal of old directories", || third.directories().is_empty().then_some(()));
     assert!(!Path::new(&loc).exists());
+}
+
+/// The server asks twice a second: a client that left with the last end would take the result with it.
+#[test]
+fn a_result_that_comes_while_the_client_stops_can_still_be_fetched() {
+    let mut client = Client::start();
+    let id = client.run("#!/bin/sh\necho > runs\nwhile ! [ -e go ]; do sleep 0.02; done\n");
+    let runs = client.wait_for_file(&id, "runs");
+    client.signal("TERM");
+    wait_for("the stop", || client.log().contains("client stopping").then_some(()));
+    fs::write(runs.with_file_name("go"), "").unwrap();
+    wait_for("the end of the payload", || client.log().contains("payload ended").then_some(()));
+    thread::sleep(Duration::from_millis(500)); // as long as the server may take to ask
+    assert_eq!(client.result(&id).file(".orchestrator.exit"), "0\n");
+    assert!(client.wait().success());
 }
