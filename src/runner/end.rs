@@ -34,7 +34,6 @@ impl Work {
             }
         }
         if reaped_any {
-            self.finish_ended_trees();
             self.end_leftovers();
         }
     }
