@@ -4,27 +4,72 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use crate::data_path::DataPath;
 use crate::event;
-use crate::payload::{UnixMs, now_ms};
+use crate::payload::{MonotonicMs, monotonic_ms};
+use crate::record::{self, Durability};
 use crate::store::Store;
 
 /// The longest wait between two looks; short ages are looked after more often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The pause while there is something that could not be removed.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Starts the thread that cleans up. Call before the first payload comes in: what is on disk then is of an earlier life.
-pub fn start(store: Store, data_path: &DataPath, max_age: Duration) -> io::Result<()> {
-    let leftovers = data_path.directories()?;
+/// Removes directories, and tries those again that the disk did not let go; cheap to clone.
+#[derive(Clone)]
+pub struct Remover {
+    durability: Durability,
+    left: Arc<Mutex<Vec<PathBuf>>>,
+}
+
+impl Remover {
+    /// With nothing to try again.
+    pub fn new(durability: Durability) -> Self {
+        Self { durability, left: Arc::default() }
+    }
+
+    /// Removes the directory of a payload, now or as soon as the disk lets it go.
+    pub fn remove(&self, directory: &Path) {
+        if let Err(error) = record::discard(directory, self.durability) {
+            event!(
+                Error,
+                "cannot remove a directory; it is tried again",
+                directory = directory.display(),
+                error = error
+            );
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(directory.to_owned());
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    fn try_again(&self) {
+        let mut left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        left.retain(|directory| match record::discard(directory, self.durability) {
+            Ok(()) => {
+                event!(Info, "directory removed at last", directory = directory.display());
+                false
+            }
+            Err(_) => true,
+        });
+        self.left.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
+    }
+}
+
+/// Starts the thread that cleans up. `leftovers` are directories of an earlier life that no row knows.
+pub fn start(store: Store, leftovers: Vec<PathBuf>, max_age: Duration, remover: Remover) -> io::Result<()> {
     let pause = (max_age / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-    let mut cleaner = Cleaner { store, max_age, leftovers };
+    let mut cleaner = Cleaner { store, max_age, leftovers, remover };
     thread::Builder::new().name("clean".to_owned()).spawn(move || {
         loop {
             cleaner.clean();
-            thread::sleep(pause);
+            thread::sleep(if cleaner.remover.is_done() { pause } else { pause.min(RETRY_PAUSE) });
         }
     })?;
     Ok(())
@@ -33,20 +78,22 @@ pub fn start(store: Store, data_path: &DataPath, max_age: Duration) -> io::Resul
 struct Cleaner {
     store: Store,
     max_age: Duration,
-    /// Directories that were there before this life.
+    /// Directories of an earlier life without a row.
     leftovers: Vec<PathBuf>,
+    remover: Remover,
 }
 
 impl Cleaner {
     fn clean(&mut self) {
-        let max_age_ms = UnixMs::try_from(self.max_age.as_millis()).unwrap_or(UnixMs::MAX);
-        let cutoff = now_ms() - max_age_ms;
+        self.remover.try_again();
+        let max_age_ms = MonotonicMs::try_from(self.max_age.as_millis()).unwrap_or(MonotonicMs::MAX);
+        let cutoff = monotonic_ms() - max_age_ms;
         // The status changes first: whoever asks while the directory goes is told `Cleaned`, not half a ZIP.
         match self.store.clean(cutoff) {
             Ok(expired) => {
                 for (id, loc) in expired {
                     event!(Info, "payload cleaned", payload = id, directory = loc);
-                    remove(Path::new(&loc));
+                    self.remover.remove(Path::new(&loc));
                 }
             }
             Err(error) => event!(Error, "cannot look for old payloads", error = error.to_string()),
@@ -54,12 +101,12 @@ impl Cleaner {
         if let Err(error) = self.store.forget(cutoff) {
             event!(Error, "cannot forget old payloads", error = error.to_string());
         }
-        let max_age = self.max_age;
+        let (max_age, remover) = (self.max_age, &self.remover);
         self.leftovers.retain(|directory| {
             let is_old = age(directory).is_none_or(|age| age > max_age);
             if is_old {
                 event!(Info, "directory of an earlier life removed", directory = directory.display());
-                remove(directory);
+                remover.remove(directory);
             }
             !is_old
         });
@@ -70,17 +117,4 @@ impl Cleaner {
 fn age(directory: &Path) -> Option<Duration> {
     let modified = fs::symlink_metadata(directory).and_then(|metadata| metadata.modified()).ok()?;
     Some(SystemTime::now().duration_since(modified).unwrap_or_default())
-}
-
-fn remove(directory: &Path) {
-    match fs::remove_dir_all(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => event!(
-            Error,
-            "cannot remove a directory; remove it by hand",
-            directory = directory.display(),
-            error = error
-        ),
-    }
 }

@@ -13,6 +13,8 @@ pub enum Command {
     Client(Vec<(String, OsString)>),
     /// Ask a running client whether it is well.
     Health(Vec<(String, OsString)>),
+    /// Wait for the end of a client and end its payloads: what the client starts beside itself, for nobody else.
+    Guard(Vec<(String, OsString)>),
     /// Print the help.
     Help,
     /// Print the version.
@@ -48,6 +50,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     match command.as_deref() {
         Some("client") => Ok(Command::Client(flags)),
         Some("health") => Ok(Command::Health(flags)),
+        Some("guard") => Ok(Command::Guard(flags)),
         Some(other) => Err(format!("{other} is not a command: {COMMANDS}")),
         None => Err(format!("a command is missing: {COMMANDS}")),
     }

@@ -7,19 +7,23 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::api::Api;
-use crate::data_path::DataPath;
+use crate::api::{Api, Bounds};
+use crate::clean::{self, Remover};
+use crate::data_path::{DataPath, Free};
 use crate::disk::Disk;
-use crate::http::{self, Server};
+use crate::http::{self, Server, Waiting};
+use crate::ids::Ids;
 use crate::load::Load;
 use crate::log::{self, Level, ToValue as _};
 use crate::notify::Notifier;
-use crate::payload::{UnixMs, now_ms};
+use crate::payload::{MonotonicMs, monotonic_ms};
+use crate::record::Durability;
+use crate::records::Records;
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::sys::{self, Signal, SignalSet};
-use crate::{clean, event, rlimit};
+use crate::{disk_use, event, recover, rlimit};
 
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
@@ -55,20 +59,42 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     if settings.db_path_given {
         event!(Info, "DB_PATH is ignored: the database is in memory");
     }
-    rlimit::raise_descriptors(settings.max_connections);
+    let max_connections = rlimit::raise_descriptors(settings.max_connections);
     let data_path = DataPath::open(settings.data_path.as_deref())
         .map_err(|(path, error)| StartError::Setting(Settings::refuse_data_path(&path, &error)))?;
     data_path.watch().map_err(|error| system("cannot watch DATA_PATH", &error))?;
-    let store = Store::open().map_err(|error| StartError::System(error.to_string()))?;
-    clean::start(store.clone(), &data_path, settings.max_age)
+    let waiting = Waiting::default();
+    let woken = waiting.clone();
+    let store =
+        Store::open(move |id| woken.wake(id)).map_err(|error| StartError::System(error.to_string()))?;
+    let durability = if settings.durable { Durability::Power } else { Durability::Process };
+    let records = Records::start(store.clone(), data_path.clone(), durability)
+        .map_err(|error| system("cannot start the writer of records", &error))?;
+    let remover = Remover::new(durability);
+    let recovered = if settings.recover {
+        recover::recover(&store, &data_path, &records, &remover)
+    } else {
+        recover::start_empty(&data_path).map_err(Into::into)
+    };
+    let recovered = recovered
+        .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
+    let ids = Ids::open(data_path.lock_file(), recovered.highest_id, settings.durable)
+        .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
+    clean::start(store.clone(), recovered.leftovers, settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let limits = runner::Limits {
         slots: settings.max_jobs,
         kill_grace: settings.kill_grace,
         time_limit: settings.time_limit,
+        max_log: settings.max_log,
+        has_successor: settings.recover,
     };
-    let runner = Runner::start(store.clone(), data_path.path(), limits)
+    let runner = Runner::start(store.clone(), records.clone(), data_path.path(), limits)
         .map_err(|error| system("cannot start the runner", &error))?;
+    if let Some(max_disk) = settings.max_disk {
+        disk_use::start(store.clone(), runner.clone(), max_disk)
+            .map_err(|error| system("cannot look after MAX_DISK", &error))?;
+    }
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {
@@ -77,11 +103,20 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         load,
         data_path: data_path.clone(),
         disk: Disk::default(),
-        max_upload: settings.max_upload,
+        waiting: waiting.clone(),
+        ids: ids.clone(),
+        records,
+        remover,
+        bounds: Bounds {
+            max_upload: settings.max_upload,
+            max_queue: settings.max_queue,
+            min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
+        },
+        zip_threads: settings.zip_threads,
         draining: Arc::clone(&draining),
     };
     let address = SocketAddr::new(settings.host, settings.port);
-    let server = Server::start(address, http_limits(settings), api)
+    let server = Server::start(address, http_limits(settings, max_connections), api)
         .map_err(|error| system(&format!("cannot listen on {address}"), &error))?;
     tell_start(settings, &server, &data_path);
     let stops = forward_signals(signals, runner.clone())
@@ -94,16 +129,20 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     // The sender lives as long as the process.
     let _ = stops.recv();
     notifier.stopping();
-    Ok(drain(settings, &stops, &runner, &server, &store, &draining))
+    let end = drain(settings, &stops, &runner, &server, &store, &waiting, &draining);
+    if let Err(error) = ids.close() {
+        event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
+    }
+    Ok(end)
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
     StartError::System(format!("{what}: {error}"))
 }
 
-fn http_limits(settings: &Settings) -> http::Limits {
+fn http_limits(settings: &Settings, max_connections: usize) -> http::Limits {
     http::Limits {
-        max_connections: settings.max_connections,
+        max_connections,
         head_timeout: settings.head_timeout,
         idle_timeout: settings.idle_timeout,
         stall_timeout: settings.stall_timeout,
@@ -147,15 +186,16 @@ fn drain(
     runner: &Runner,
     server: &Server,
     store: &Store,
+    waiting: &Waiting,
     draining: &AtomicBool,
 ) -> End {
     let deadline = Instant::now() + settings.grace;
-    event!(Info, "client stopping", grace_s = settings.grace.as_secs());
+    event!(Info, "client stopping", grace_s = settings.grace.as_secs(), waiting = store.waiting());
     draining.store(true, Ordering::Relaxed);
     let (done_tx, done_rx) = channel();
     runner.drain(deadline, done_tx);
     let is_wanted = || {
-        let since = now_ms() - UnixMs::try_from(TELL_WAIT.as_millis()).unwrap_or(0);
+        let since = monotonic_ms() - MonotonicMs::try_from(TELL_WAIT.as_millis()).unwrap_or(0);
         store.has_untold(since).unwrap_or(false) || (server.in_flight() > 0 && Instant::now() < deadline)
     };
     let mut nothing_runs = false;
@@ -166,7 +206,11 @@ fn drain(
             let _ = done_rx.recv_timeout(ABORT_WAIT);
             return End::Aborted;
         }
-        nothing_runs |= done_rx.recv_timeout(LOOK).is_ok();
+        if done_rx.recv_timeout(LOOK).is_ok() {
+            nothing_runs = true;
+            // What still waits does so for the next life.
+            waiting.close();
+        }
     }
     event!(Info, "client stopped");
     End::Drained

@@ -1,26 +1,35 @@
 //! The directory that holds the payload directories: chosen and locked at start, watched while the client runs.
 
 use std::fs::{self, DirBuilder, File};
-use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
+use crate::disk_error::{is_full, is_out_of_descriptors};
 use crate::event;
-use crate::payload::now_ms;
+use crate::payload::monotonic_ms;
 
 const USUAL: &str = "/opt/data";
 const FALLBACK: &str = "./data";
 
 /// Kept locked while a client uses the directory: two clients would clean up each other's payloads.
 const LOCK_FILE: &str = ".orchestrator.lock";
+
+/// How long a start waits for the lock.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+
+/// What is written, and removed again, to see whether a disk that failed works again.
+const PROBE: &str = ".orchestrator.probe";
+const PROBE_BYTES: usize = 4096;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,13 +41,51 @@ const STUCK: Duration = Duration::from_secs(10);
 pub struct DataPath {
     path: Arc<PathBuf>,
     watch: Arc<Watch>,
-    _lock: Arc<File>,
+    lock: LockFile,
+}
+
+/// The file that the client keeps locked, for what it has to remember itself; cheap to clone. Another one once DATA_PATH has
+/// become another directory.
+#[derive(Clone)]
+pub struct LockFile(Arc<Mutex<Arc<File>>>);
+
+impl LockFile {
+    /// The file as it is now.
+    pub fn current(&self) -> Arc<File> {
+        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts another file in its place.
+    pub fn replace(&self, file: File) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
+    }
+}
+
+impl From<File> for LockFile {
+    fn from(file: File) -> Self {
+        Self(Arc::new(Mutex::new(Arc::new(file))))
+    }
 }
 
 #[derive(Default)]
 struct Watch {
     checked_at: AtomicI64,
     trouble: Mutex<Option<String>>,
+    free_bytes: AtomicU64,
+    free_inodes: AtomicU64,
+    /// A write has failed since the last one that worked.
+    is_suspect: AtomicBool,
+    /// The last write failed for want of space, whatever the numbers say: a quota, say.
+    is_full: AtomicBool,
+}
+
+/// What is left on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// Bytes that this user may still write.
+    pub bytes: u64,
+    /// Files that can still be made; `u64::MAX` where the file system has no fixed number.
+    pub inodes: u64,
 }
 
 impl DataPath {
@@ -49,7 +96,7 @@ impl DataPath {
             Some(path) => attempt(path)?,
             None => attempt(Path::new(USUAL)).or_else(|_| attempt(Path::new(FALLBACK)))?,
         };
-        Ok(Self { path: Arc::new(path), watch: Arc::default(), _lock: Arc::new(lock) })
+        Ok(Self { path: Arc::new(path), watch: Arc::default(), lock: lock.into() })
     }
 
     /// Starts the thread that looks every second whether the directory can still be written.
@@ -63,6 +110,40 @@ impl DataPath {
             }
         })?;
         Ok(())
+    }
+
+    /// The file that the client keeps locked.
+    pub fn lock_file(&self) -> LockFile {
+        self.lock.clone()
+    }
+
+    /// Tells that a write has failed: the next looks try a write themselves, until one works.
+    pub fn suspect(&self, error: &io::Error) {
+        // What is not there is somebody's doing, not the disk's.
+        if error.kind() != io::ErrorKind::NotFound {
+            self.watch.is_suspect.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether writes fail for want of space, at the last look.
+    pub fn is_full(&self) -> bool {
+        self.watch.is_full.load(Ordering::Relaxed)
+    }
+
+    /// What was free at the last look, at most a second ago. Never waits for the disk.
+    pub fn free(&self) -> Free {
+        Free {
+            bytes: self.watch.free_bytes.load(Ordering::Relaxed),
+            inodes: self.watch.free_inodes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What is free now. Asks the disk: not for a coroutine.
+    pub fn free_now(&self) -> io::Result<Free> {
+        let volume = rustix::fs::statvfs(&*self.path)?;
+        // File systems without a fixed number of inodes say 0 of 0.
+        let inodes = if volume.f_files == 0 { u64::MAX } else { volume.f_favail };
+        Ok(Free { bytes: volume.f_bavail.saturating_mul(volume.f_frsize), inodes })
     }
 
     /// The absolute path.
@@ -92,7 +173,7 @@ impl DataPath {
 
     /// Why no payload can be stored now, if so.
     pub fn trouble(&self) -> Option<String> {
-        let age_ms = now_ms() - self.watch.checked_at.load(Ordering::Relaxed);
+        let age_ms = monotonic_ms() - self.watch.checked_at.load(Ordering::Relaxed);
         if age_ms > i64::try_from(STUCK.as_millis()).unwrap_or(i64::MAX) {
             return Some(format!(
                 "the disk of {} has not answered for {} s",
@@ -104,7 +185,7 @@ impl DataPath {
     }
 
     fn check(&self) {
-        let now = find_trouble(&self.path);
+        let now = self.find_trouble();
         let mut known = self.watch.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != now {
             match &now {
@@ -113,45 +194,115 @@ impl DataPath {
             }
         }
         *known = now;
-        self.watch.checked_at.store(now_ms(), Ordering::Relaxed);
+        self.watch.checked_at.store(monotonic_ms(), Ordering::Relaxed);
     }
-}
 
-/// Looks without writing: a probe file every second would wear out flash.
-fn find_trouble(path: &Path) -> Option<String> {
-    let shown = path.display();
-    if let Err(error) = rustix::fs::access(path, Access::WRITE_OK | Access::EXEC_OK) {
-        return Some(format!("{shown} cannot be written: {error}"));
-    }
-    match rustix::fs::statvfs(path) {
-        Err(error) => Some(format!("{shown} cannot be read: {error}")),
-        Ok(volume) if volume.f_bavail == 0 => Some(format!("the disk of {shown} is full; free some space")),
-        // File systems without a fixed number of inodes say 0 of 0.
-        Ok(volume) if volume.f_favail == 0 && volume.f_files != 0 => {
-            Some(format!("the disk of {shown} has no inodes left; remove some files"))
+    /// Looks without writing, as long as no write has failed: a probe file every second would wear out flash.
+    fn find_trouble(&self) -> Option<String> {
+        let shown = self.path.display();
+        if let Err(error) = rustix::fs::access(&*self.path, Access::WRITE_OK | Access::EXEC_OK) {
+            return Some(format!("{shown} cannot be written: {error}"));
         }
-        Ok(_) => None,
+        match self.keep_lock() {
+            Err(error) if !is_out_of_descriptors(&error) => {
+                return Some(format!("{shown} cannot be locked: {error}"));
+            }
+            _ => {}
+        }
+        match self.free_now() {
+            Ok(free) => {
+                self.watch.free_bytes.store(free.bytes, Ordering::Relaxed);
+                self.watch.free_inodes.store(free.inodes, Ordering::Relaxed);
+            }
+            Err(error) => return Some(format!("{shown} cannot be read: {error}")),
+        }
+        if !self.watch.is_suspect.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let probed = self.probe();
+        let is_full = probed.as_ref().is_err_and(is_full);
+        self.watch.is_full.store(is_full, Ordering::Relaxed);
+        self.watch.is_suspect.fetch_or(probed.is_err(), Ordering::Relaxed);
+        let failed = probed.err().filter(|error| !is_full && !is_out_of_descriptors(error));
+        failed.map(|error| format!("{shown} cannot be written: {error}"))
+    }
+
+    /// Opens the lock file to create it, which fails where it is: the kernel asks for the right to write first (`mnt_want_write`),
+    /// so that a disk that takes no writes at all holds this up, and nothing is written. Where the file is gone, or another one, the
+    /// directory is another one than at the start, such as that of a disk that came back: it is locked as well.
+    fn keep_lock(&self) -> io::Result<()> {
+        let path = self.path.join(LOCK_FILE);
+        let file = match File::options().create_new(true).read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let (there, ours) = (fs::symlink_metadata(&path)?, self.lock.current().metadata()?);
+                if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) {
+                    return Ok(());
+                }
+                File::options().read(true).write(true).open(&path)?
+            }
+            other => other?,
+        };
+        lock(&file, &path, Duration::ZERO)?;
+        event!(Warn, "data path is another directory than before; it is locked", path = self.path.display());
+        self.lock.replace(file);
+        Ok(())
+    }
+
+    /// Takes the steps by which a payload comes to the disk.
+    fn probe(&self) -> io::Result<()> {
+        let directory = self.path.join(PROBE);
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {} // of a probe that failed
+            other => other?,
+        }
+        let (new, file) = (directory.join("new"), directory.join("file"));
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(&[0; PROBE_BYTES])?;
+            file.sync_all()
+        });
+        let moved = written.and_then(|()| fs::rename(&new, &file));
+        // Also after a failure, as far as it goes.
+        let removed = fs::remove_dir_all(&directory);
+        moved.and(removed)
     }
 }
 
 fn prepare(path: &Path) -> io::Result<(PathBuf, File)> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)?;
     let path = path.canonicalize()?;
-    let lock = File::options().create(true).truncate(false).write(true).open(path.join(LOCK_FILE))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    let file =
+        File::options().create(true).truncate(false).read(true).write(true).open(path.join(LOCK_FILE))?;
+    lock(&file, &path, LOCK_WAIT)?;
+    Ok((path, file))
+}
+
+fn lock(file: &File, path: &Path, wait: Duration) -> io::Result<()> {
+    match lock_soon(file, wait) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            return Err(io::Error::new(
-                io::ErrorKind::AddrInUse,
-                "another client uses it; give each its own",
-            ));
+            let reason = "another client uses it; give each its own";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
         }
         // Some network file systems have no locks; then the user's care has to do.
         Err(errno) => {
             event!(Warn, "cannot lock the data path", path = path.display(), error = errno.to_string());
         }
     }
-    Ok((path, lock))
+    Ok(())
+}
+
+/// Locks a file (`flock(2)`), for which it waits so long if somebody has it. `EWOULDBLOCK` if he keeps it.
+///
+/// A client that was killed in the middle of a start leaves a child that has a copy of its descriptors until it calls
+/// execve(2): the lock is free a moment later than the client is gone.
+pub fn lock_soon(lock: &File, wait: Duration) -> Result<(), Errno> {
+    let deadline = Instant::now() + wait;
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) if Instant::now() < deadline => thread::sleep(LOCK_PAUSE),
+            other => return other,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +310,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_lock_that_comes_free_in_a_moment_is_waited_for() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let first = DataPath::open(Some(parent.path())).map_err(|(_, error)| error).expect("usable");
+        let holder = thread::spawn(move || {
+            thread::sleep(LOCK_WAIT / 4);
+            drop(first);
+        });
+        assert!(DataPath::open(Some(parent.path())).is_ok());
+        holder.join().expect("no panic");
+    }
+
+    #[test]
     fn a_second_client_in_the_same_directory_is_refused() {
         let parent = tempfile::tempdir().expect("a temporary directory");
         let path = parent.path().join("a/b");
         let first = DataPath::open(Some(&path)).map_err(|(_, error)| error).expect("usable");
-        assert_eq!(find_trouble(first.path()), None);
+        assert_eq!(first.find_trouble(), None);
+        assert!(first.free().bytes > 0 && first.free().inodes > 0, "{:?}", first.free());
         let (refused, error) = DataPath::open(Some(&path)).map(|_| ()).expect_err("opened twice");
         assert_eq!((refused, error.kind()), (path.clone(), io::ErrorKind::AddrInUse));
         drop(first);
@@ -184,6 +348,45 @@ mod tests {
     #[test]
     fn a_directory_that_is_gone_is_trouble() {
         let parent = tempfile::tempdir().expect("a temporary directory");
-        assert!(find_trouble(&parent.path().join("gone")).is_some_and(|trouble| trouble.contains("gone")));
+        let data =
+            DataPath::open(Some(&parent.path().join("gone"))).map_err(|(_, error)| error).expect("usable");
+        fs::remove_dir_all(data.path()).expect("removed");
+        assert!(data.find_trouble().is_some_and(|trouble| trouble.contains("gone")));
+    }
+
+    #[test]
+    fn a_directory_that_comes_back_as_another_one_is_locked_again() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let open = || DataPath::open(Some(&parent.path().join("data"))).map_err(|(_, error)| error);
+        let data = open().expect("usable");
+        let before = data.lock_file().current();
+        fs::remove_dir_all(data.path()).expect("removed");
+        fs::create_dir(data.path()).expect("made");
+        for _ in 0..2 {
+            assert_eq!(data.find_trouble(), None);
+            assert!(!Arc::ptr_eq(&before, &data.lock_file().current()));
+            assert_eq!(open().map(|_| ()).expect_err("opened twice").kind(), io::ErrorKind::AddrInUse);
+        }
+        // Somebody else was there first.
+        fs::remove_dir_all(data.path()).expect("removed");
+        let other = open().expect("usable");
+        assert!(data.find_trouble().is_some_and(|trouble| trouble.contains("another client")));
+        drop(other);
+        assert_eq!(data.find_trouble(), None);
+    }
+
+    #[test]
+    fn a_write_that_failed_is_tried_until_it_works_and_leaves_nothing() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let data = DataPath::open(Some(parent.path())).map_err(|(_, error)| error).expect("usable");
+        data.suspect(&io::ErrorKind::PermissionDenied.into());
+        let probe = data.path().join(PROBE);
+        fs::write(&probe, "a file in its place").expect("written");
+        for _ in 0..2 {
+            assert!(data.find_trouble().is_some_and(|trouble| trouble.contains("cannot be written")));
+        }
+        fs::remove_file(&probe).expect("removed");
+        assert_eq!(data.find_trouble(), None);
+        assert!(!probe.exists() && !data.watch.is_suspect.load(Ordering::Relaxed));
     }
 }

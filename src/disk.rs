@@ -44,6 +44,8 @@ impl Disk {
         let mut state = self.shared.lock();
         state.jobs.push_back(Box::new(job));
         if state.idle >= state.jobs.len() {
+            // The one that wakes up needs the lock.
+            drop(state);
             self.shared.wake.notify_one();
         } else if state.threads < MAX_THREADS {
             state.threads += 1;

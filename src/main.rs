@@ -7,13 +7,21 @@ mod clean;
 mod cli;
 mod client;
 mod data_path;
+mod directory;
 mod disk;
+mod disk_error;
+mod disk_use;
 mod health_probe;
 mod http;
+mod ids;
 mod load;
 mod log;
 mod notify;
 mod payload;
+mod record;
+mod records;
+mod recover;
+mod remove;
 mod rlimit;
 mod runner;
 mod settings;
@@ -35,6 +43,7 @@ fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
         Ok(Command::Client(flags)) => with_settings(&flags, client),
         Ok(Command::Health(flags)) => with_settings(&flags, health),
+        Ok(Command::Guard(flags)) => with_settings(&flags, guard),
         Ok(Command::Help) => print(&cli::help()),
         Ok(Command::Version) => print(concat!("job-orchestrator ", env!("CARGO_PKG_VERSION"), " (client)\n")),
         Err(message) => complain(BAD_SETTING, &message),
@@ -62,6 +71,17 @@ fn health(settings: &Settings) -> ExitCode {
     match health_probe::ask(settings) {
         Ok(()) => print("ok\n"),
         Err(message) => complain(FAILED, &message),
+    }
+}
+
+fn guard(settings: &Settings) -> ExitCode {
+    // What ends the client by a signal to its whole group must not end the guard before it.
+    let signals = sys::SignalSet::block();
+    let ended = settings.data_path.as_deref().map(runner::run_guard);
+    drop(signals);
+    match ended {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        _ => ExitCode::from(FAILED),
     }
 }
 

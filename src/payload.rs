@@ -2,23 +2,33 @@
 //! No storage, no process and no HTTP here.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use miniserde::Serialize;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as WordError;
 
-/// A payload's number: drawn and counted up by the store, 1 to 2^31 - 1, never given twice.
+/// A payload's number: counted up, never given twice, 1 to [`LAST_ID`].
 pub type PayloadId = u32;
+
+/// The largest id that is given: the servers keep ids in 32 bits, signed in places.
+pub const LAST_ID: PayloadId = (1 << 31) - 1;
 
 /// Milliseconds since the Unix epoch.
 pub type UnixMs = i64;
 
+/// The end of the year 9999, the last moment that RFC 3339 can write.
+pub const LAST_MS: UnixMs = 253_402_300_799_999;
+
+/// Milliseconds on the clock of [`monotonic_ms`].
+pub type MonotonicMs = i64;
+
 /// The closed set of status words that both server generations know.
 ///
-/// serde gives the way in from a word, miniserde the way out to JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// serde gives the way in from a word, miniserde the ways to JSON and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, miniserde::Deserialize)]
 pub enum Status {
     /// All files are on disk, the row is written, the payload waits for a slot.
     Prepared,
@@ -55,7 +65,7 @@ impl fmt::Display for Status {
 }
 
 /// What the kernel counted for `run.sh` and the children it waited for (`getrusage(2)`), and the wall clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, miniserde::Deserialize)]
 pub struct Usage {
     /// Seconds from start to end.
     pub wall_s: f64,
@@ -141,6 +151,39 @@ struct Wire<'a> {
 struct Input {}
 
 impl Payload {
+    /// A payload that has just been received and waits for a slot.
+    pub fn prepared(id: PayloadId, loc: String) -> Self {
+        Self {
+            id,
+            status: Status::Prepared,
+            loc,
+            pid: None,
+            killed: false,
+            exit_code: None,
+            signal: None,
+            error: None,
+            created_at: now_ms(),
+            started_at: None,
+            finished_at: None,
+            usage: Usage::default(),
+        }
+    }
+
+    /// The payload once `outcome` is noted: who has been killed meanwhile stays `Killed`, and the first reason stays.
+    pub fn ended(mut self, outcome: &Outcome) -> Self {
+        if !self.killed {
+            self.status = outcome.status;
+        }
+        if self.error.is_none() {
+            self.error.clone_from(&outcome.error);
+        }
+        self.exit_code = outcome.exit_code;
+        self.signal = outcome.signal;
+        self.finished_at = Some(now_ms());
+        self.usage = outcome.usage;
+        self
+    }
+
     /// The payload as callers see it.
     pub fn to_json(&self) -> String {
         let mut usage = self.usage;
@@ -171,15 +214,30 @@ pub fn now_ms() -> UnixMs {
     since_epoch.map_or(0, |d| UnixMs::try_from(d.as_millis()).unwrap_or(UnixMs::MAX))
 }
 
+/// Milliseconds on a clock that only goes forward, for ages and waits: the wall clock of a board without a battery jumps by
+/// years when the network tells it the time.
+pub fn monotonic_ms() -> MonotonicMs {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    i64::try_from(START.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Seconds from one moment to another; 0 where the clock was set back in between.
 pub fn seconds_between(from: UnixMs, to: UnixMs) -> f64 {
-    let ms = u32::try_from((to - from).max(0)).unwrap_or(u32::MAX);
+    let ms = u32::try_from(to.saturating_sub(from).max(0)).unwrap_or(u32::MAX);
     f64::from(ms) / 1000.0
+}
+
+/// Seconds, to the microsecond. A quotient of two whole numbers is rounded once, so it is written in few digits, and every
+/// reader of these comes to the same number; `Duration::as_secs_f64` adds two rounded ones.
+#[allow(clippy::cast_precision_loss, reason = "exact for 285 years")]
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1e6
 }
 
 /// A moment in the form of RFC 3339, whole seconds, UTC.
 fn rfc3339(at: UnixMs) -> String {
-    let since_epoch = Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    // humantime panics beyond; a clock that has gone mad must not end the client.
+    let since_epoch = Duration::from_millis(u64::try_from(at.min(LAST_MS)).unwrap_or(0));
     humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
 }
 
@@ -231,5 +289,17 @@ mod tests {
         );
         let waiting = Payload { pid: None, ..payload };
         assert!(waiting.to_json().contains(r#""pid":0,"#));
+    }
+
+    #[test]
+    fn any_moment_can_be_told() {
+        for (at, told) in [
+            (UnixMs::MIN, "1970-01-01T00:00:00Z"),
+            (LAST_MS, "9999-12-31T23:59:59Z"),
+            (UnixMs::MAX, "9999-12-31T23:59:59Z"),
+        ] {
+            let started = Payload { started_at: Some(at), ..Payload::prepared(1, String::new()) };
+            assert!(started.to_json().contains(&format!(r#""started_at":"{told}""#)), "{at}");
+        }
     }
 }

@@ -89,6 +89,54 @@ const MAX_UPLOAD: Setting = Setting {
     accepts: "a whole number of bytes",
     help: "bytes that one upload may have; 0: no limit",
 };
+const MAX_QUEUE: Setting = Setting {
+    name: "MAX_QUEUE",
+    default: "10000",
+    accepts: "a whole number, 1 to 4294967295",
+    help: "payloads that may wait for a slot",
+};
+const MIN_FREE: Setting = Setting {
+    name: "MIN_FREE",
+    default: "16777216",
+    accepts: "a whole number of bytes",
+    help: "bytes that uploads leave free on the disk of DATA_PATH",
+};
+const MIN_FREE_INODES: Setting = Setting {
+    name: "MIN_FREE_INODES",
+    default: "256",
+    accepts: "a whole number",
+    help: "inodes that uploads leave free there",
+};
+const MAX_DISK: Setting = Setting {
+    name: "MAX_DISK",
+    default: "0",
+    accepts: "a whole number of bytes",
+    help: "bytes that the directory of a running payload may have; 0: no limit",
+};
+const MAX_LOG: Setting = Setting {
+    name: "MAX_LOG",
+    default: "0",
+    accepts: "0, or a whole number of bytes from 1024",
+    help: "bytes of standard output, and of standard error, that are kept: head and tail; 0: all",
+};
+const ZIP_THREADS: Setting = Setting {
+    name: "ZIP_THREADS",
+    default: "1",
+    accepts: "a whole number, 1 to 64",
+    help: "threads that compress one archive",
+};
+const RECOVER: Setting = Setting {
+    name: "RECOVER",
+    default: "on",
+    accepts: "one of on, off",
+    help: "whether a start takes up the payloads of the life before",
+};
+const DURABLE: Setting = Setting {
+    name: "DURABLE",
+    default: "off",
+    accepts: "one of on, off",
+    help: "whether what was answered 200 survives a power cut",
+};
 const MAX_CONNECTIONS: Setting = Setting {
     name: "MAX_CONNECTIONS",
     default: "4096",
@@ -143,6 +191,14 @@ pub const ALL: &[Setting] = &[
     KILL_GRACE,
     GRACE,
     MAX_UPLOAD,
+    MAX_QUEUE,
+    MIN_FREE,
+    MIN_FREE_INODES,
+    MAX_DISK,
+    MAX_LOG,
+    ZIP_THREADS,
+    RECOVER,
+    DURABLE,
     MAX_CONNECTIONS,
     HEAD_TIMEOUT,
     IDLE_TIMEOUT,
@@ -185,6 +241,22 @@ pub struct Settings {
     pub grace: Duration,
     /// How many bytes the body of one upload may have; `u64::MAX` for any.
     pub max_upload: u64,
+    /// How many payloads may wait for a slot.
+    pub max_queue: u32,
+    /// Bytes that uploads leave free.
+    pub min_free: u64,
+    /// Inodes that uploads leave free.
+    pub min_free_inodes: u64,
+    /// How many bytes the directory of a running payload may have; `None` for any.
+    pub max_disk: Option<u64>,
+    /// How many bytes of each output of a payload are kept; `None` for all.
+    pub max_log: Option<u64>,
+    /// How many threads compress one archive.
+    pub zip_threads: usize,
+    /// Whether a start takes up the payloads of the life before.
+    pub recover: bool,
+    /// Whether what was answered 200 survives a power cut.
+    pub durable: bool,
     /// How many connections are served at once.
     pub max_connections: usize,
     /// In which a request's head must arrive.
@@ -238,6 +310,18 @@ impl Settings {
             let given = number(setting, least, u32::MAX)?;
             Ok(Duration::from_secs(given.map_or(default, u64::from)))
         };
+        let bytes = |setting: &Setting| -> Result<Option<u64>, SettingError> {
+            let Some(text) = value(setting)? else { return Ok(None) };
+            text.parse().map(Some).map_err(|_| refused(setting, text))
+        };
+        let switch = |setting: &Setting, default| -> Result<bool, SettingError> {
+            match value(setting)?.as_deref() {
+                None => Ok(default),
+                Some("on") => Ok(true),
+                Some("off") => Ok(false),
+                Some(text) => Err(refused(setting, text.to_owned())),
+            }
+        };
         let time_limit = seconds(&TIME_LIMIT, 0, 0)?;
         Ok(Self {
             port: match value(&PORT)? {
@@ -258,14 +342,19 @@ impl Settings {
             time_limit: (!time_limit.is_zero()).then_some(time_limit),
             kill_grace: seconds(&KILL_GRACE, 0, 5)?,
             grace: seconds(&GRACE, 0, 20)?,
-            max_upload: match value(&MAX_UPLOAD)? {
-                None => u64::MAX,
-                Some(text) => match text.parse() {
-                    Ok(0) => u64::MAX,
-                    Ok(bytes) => bytes,
-                    Err(_) => return Err(refused(&MAX_UPLOAD, text)),
-                },
+            max_upload: bytes(&MAX_UPLOAD)?.filter(|bytes| *bytes > 0).unwrap_or(u64::MAX),
+            max_queue: number(&MAX_QUEUE, 1, u32::MAX)?.unwrap_or(10_000),
+            min_free: bytes(&MIN_FREE)?.unwrap_or(16 * 1024 * 1024),
+            min_free_inodes: bytes(&MIN_FREE_INODES)?.unwrap_or(256),
+            max_disk: bytes(&MAX_DISK)?.filter(|bytes| *bytes > 0),
+            max_log: match bytes(&MAX_LOG)? {
+                None | Some(0) => None,
+                Some(few @ 1..1024) => return Err(refused(&MAX_LOG, few.to_string())),
+                enough => enough,
             },
+            zip_threads: usize::try_from(number(&ZIP_THREADS, 1, 64)?.unwrap_or(1)).unwrap_or(1),
+            recover: switch(&RECOVER, true)?,
+            durable: switch(&DURABLE, false)?,
             max_connections: usize::try_from(number(&MAX_CONNECTIONS, 1, 16_384)?.unwrap_or(4096))
                 .unwrap_or(4096),
             head_timeout: seconds(&HEAD_TIMEOUT, 1, 10)?,
@@ -328,6 +417,12 @@ mod tests {
             ("MAX_JOBS", &["0", "65536", "x"]),
             ("TIME_LIMIT", &["-1", "1h"]),
             ("MAX_CONNECTIONS", &["0"]),
+            ("MAX_QUEUE", &["0", "-1"]),
+            ("MIN_FREE", &["16M", "-1"]),
+            ("MAX_LOG", &["1", "1023", "x"]),
+            ("ZIP_THREADS", &["0", "65", "all"]),
+            ("RECOVER", &["yes", "ON"]),
+            ("DURABLE", &["1"]),
             ("LOG", &["verbose", "INFO"]),
             ("LOG_FORMAT", &["xml"]),
         ] {
@@ -346,6 +441,7 @@ mod tests {
         assert_eq!(settings.max_age, Duration::from_secs(864_000));
         assert_eq!(settings.grace, Duration::from_secs(20));
         assert_eq!(settings.time_limit, None);
+        assert_eq!(settings.zip_threads, 1);
         assert!(settings.max_jobs >= 1);
     }
 

@@ -276,6 +276,14 @@ fn duration(seconds: libc::c_long, micros: libc::c_long) -> Duration {
 }
 
 /// For calls that return -1 and set `errno`.
+/// How many bytes that were written to a TCP socket its peer has not acknowledged yet (SIOCOUTQ, tcp(7)).
+pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as it is borrowed, and the request writes one int.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -1,5 +1,5 @@
 //! `GET /health`: whether the client can do its work. A busy or stopping client is healthy; one that cannot store or
-//! start a payload is not.
+//! start a payload is not. One whose queue or disk is full takes no more for a while: that is for `/ready`.
 
 use miniserde::Serialize;
 

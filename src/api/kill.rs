@@ -2,20 +2,34 @@
 
 use super::{Api, unknown_id};
 use crate::event;
-use crate::http::{HttpError, Response};
-use crate::payload::PayloadId;
+use crate::http::{HttpError, Response, wait_for_disk};
+use crate::payload::{Payload, PayloadId};
 use crate::store::Killed;
 
 pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
-    let found = api.store.kill(id, "killed by request")?.ok_or_else(unknown_id)?;
-    if found == Killed::Running {
-        api.runner.kill(id);
-    }
-    let state = match found {
-        Killed::Running => "running",
-        Killed::Waiting => "waiting",
+    let state = match api.store.kill(id, "killed by request")?.ok_or_else(unknown_id)? {
+        Killed::Running => {
+            api.runner.kill(id);
+            "running"
+        }
+        Killed::Waiting(payload) => {
+            note(api, *payload)?;
+            "waiting"
+        }
         Killed::Ended => "ended",
     };
     event!(Info, "kill requested", payload = id, state = state);
     Ok(Response::empty(200))
+}
+
+/// Once this is answered, no later life of the client may start the payload.
+fn note(api: &Api, payload: Payload) -> Result<(), HttpError> {
+    let (id, records) = (payload.id, api.records.clone());
+    let noted = wait_for_disk(&api.disk, move || records.save(&payload));
+    noted.flatten().map_err(|error| {
+        event!(Error, "cannot write the record", payload = id, error = error);
+        let message = "The payload is killed, but the client's disk failed and cannot be told yet: if the client is restarted \
+                       before that works, the payload starts; see the log, and send this again later.";
+        HttpError::new(500, "disk_failed", message)
+    })
 }

@@ -4,22 +4,27 @@ mod health;
 mod kill;
 mod load;
 mod ping;
+mod ready;
 mod retrieve;
 mod submit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::data_path::DataPath;
+use crate::clean::Remover;
+use crate::data_path::{DataPath, Free};
 use crate::disk::Disk;
 use crate::event;
-use crate::http::{HttpError, Method, Request, Response, Service};
+use crate::http::{HttpError, Method, Request, Response, Service, Waiting};
+use crate::ids::Ids;
 use crate::load::Load;
 use crate::payload::{Payload, PayloadId};
+use crate::records::Records;
 use crate::runner::Runner;
 use crate::store::{Store, StoreError};
 
-/// What the handlers work with.
+/// What the handlers work with; cheap to clone.
+#[derive(Clone)]
 pub struct Api {
     /// The rows.
     pub store: Store,
@@ -31,10 +36,31 @@ pub struct Api {
     pub data_path: DataPath,
     /// Threads for what may block on a disk.
     pub disk: Disk,
-    /// The most bytes of an upload's body.
-    pub max_upload: u64,
+    /// Requests that wait for the end of a payload.
+    pub waiting: Waiting,
+    /// The numbers of payloads.
+    pub ids: Ids,
+    /// The notes of payloads on the disk.
+    pub records: Records,
+    /// Removes directories.
+    pub remover: Remover,
+    /// What is admitted.
+    pub bounds: Bounds,
+    /// How many threads compress one archive.
+    pub zip_threads: usize,
     /// Set when the client stops: no new payload is taken.
     pub draining: Arc<AtomicBool>,
+}
+
+/// What an upload must keep within to be admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The most bytes of an upload's body.
+    pub max_upload: u64,
+    /// How many payloads may wait.
+    pub max_queue: u32,
+    /// What uploads leave free on the disk.
+    pub min_free: Free,
 }
 
 /// A path that is known, with what its last segment says.
@@ -42,6 +68,7 @@ pub struct Api {
 enum Route<'p> {
     Ping,
     Health,
+    Ready,
     Load,
     Submit,
     Retrieve(&'p str),
@@ -55,6 +82,7 @@ impl<'p> Route<'p> {
         let route = match (segments.next()?, segments.next()) {
             ("", None) => Self::Ping,
             ("health", None) => Self::Health,
+            ("ready", None) => Self::Ready,
             ("load", None) => Self::Load,
             ("submit", None) => Self::Submit,
             ("retrieve", Some(id)) => Self::Retrieve(id),
@@ -91,9 +119,12 @@ impl Api {
         match (request.method, route) {
             (Method::Get, Route::Ping) => Ok(ping::get()),
             (Method::Get, Route::Health) => Ok(health::get(self)),
+            (Method::Get, Route::Ready) => Ok(ready::get(self)),
             (Method::Get, Route::Load) => Ok(load::get(self)),
-            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, &self.find(id)?),
-            (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, &self.find(id)?),
+            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, request.query),
+            (Method::Get, Route::RetrievePartial(id)) => {
+                retrieve::get_partial(self, &self.find(parse_id(id)?)?)
+            }
             (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
             (_, route) => Ok(Response::from(HttpError::new(
@@ -105,8 +136,8 @@ impl Api {
         }
     }
 
-    fn find(&self, id: &str) -> Result<Payload, HttpError> {
-        self.store.get(parse_id(id)?)?.ok_or_else(unknown_id)
+    fn find(&self, id: PayloadId) -> Result<Payload, HttpError> {
+        self.store.get(id)?.ok_or_else(unknown_id)
     }
 
     fn is_draining(&self) -> bool {
@@ -130,12 +161,10 @@ fn unknown_id() -> HttpError {
 
 impl From<StoreError> for HttpError {
     fn from(error: StoreError) -> Self {
-        event!(Error, "the store failed", error = error.to_string());
         match error {
-            StoreError::IdsUsedUp => {
-                Self::new(503, "ids_used_up", "All payload ids are used up; restart the client.")
-            }
+            StoreError::QueueFull => ready::queue_full(),
             StoreError::Database(_) => {
+                event!(Error, "the store failed", error = error.to_string());
                 Self::new(500, "store_failed", "The client's database failed; see its log.")
             }
         }

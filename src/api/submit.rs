@@ -1,34 +1,40 @@
 //! `POST /submit`: takes the files of a payload, queues it, and wakes the runner.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use bytes::Bytes;
 
-use super::Api;
+use super::{Api, ready};
+use crate::disk_error::is_full;
 use crate::event;
 use crate::http::{Chunks, HttpError, Request, Response};
+use crate::ids::IdError;
+use crate::payload::Payload;
+use crate::record::{self, Durability, FileSystem};
+use crate::store::StoreError;
 use crate::upload::{self, BoundaryError, Kind, Received, UploadError};
+
+/// How many bytes are received between two looks at what is free on the disk.
+const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 
 pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
     let boundary = check(api, request)?;
-    let directory = api.data_path.new_directory();
-    let received = receive(api, request, boundary, &directory)?;
-    if api.is_draining() {
-        forget(api, &directory);
-        return Err(stopping());
-    }
-    let payload = api.store.add(&directory.to_string_lossy()).inspect_err(|_| forget(api, &directory))?;
-    api.runner.wake();
-    event!(Info, "payload queued", payload = payload.id, files = received.files, bytes = received.bytes);
+    let intake = api.clone();
+    let fed = request.body.feed(move |chunks| intake.take(chunks, &boundary));
+    // The disk thread ended without a result, which only a panic could do.
+    let taken = fed.map_err(|error| {
+        event!(Error, "upload lost", error = error);
+        HttpError::new(500, "upload_lost", "The upload was lost inside the client; send it again.")
+    })?;
+    let payload = taken.map_err(|refused| refused.told(api))?;
     Ok(Response::json(200, payload.to_json()))
 }
 
 /// Everything that can be said before the body is read. Gives the boundary of the multipart body.
 fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
     if api.is_draining() {
-        return Err(stopping());
+        return Err(ready::draining());
     }
     if !request.body.is_announced() {
         let message = "The request has no body; send one with Content-Length or in chunks.";
@@ -41,36 +47,132 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
         };
         HttpError::new(status, error.code(), sentence(&error))
     })?;
-    match request.body.length() {
-        Some(length) if length > api.max_upload => Err(too_large(api)),
-        _ => Ok(boundary),
+    let length = request.body.length().unwrap_or(0);
+    if length > api.bounds.max_upload {
+        return Err(too_large(api));
+    }
+    match ready::obstacles(api, length, api.data_path.free()).into_iter().next() {
+        Some(obstacle) => {
+            event!(Warn, "upload refused", status = obstacle.status, reason = obstacle.code);
+            Err(obstacle)
+        }
+        None => Ok(boundary),
     }
 }
 
-fn receive(
-    api: &Api,
-    request: &mut Request<'_, '_>,
-    boundary: String,
-    directory: &Path,
-) -> Result<Received, HttpError> {
-    let (target, most) = (directory.to_owned(), api.max_upload);
-    let result =
-        request.body.feed(move |chunks| upload::receive(Pieces { chunks, left: most }, &boundary, &target));
-    match result {
-        Ok(Ok(received)) => Ok(received),
-        Ok(Err(error)) => Err(refusal(api, &error)),
-        // The disk thread ended without a result, which only a panic could do.
-        Err(error) => {
-            event!(Error, "upload lost", error = error);
-            Err(HttpError::new(500, "upload_lost", "The upload was lost inside the client; send it again."))
+/// Takes a payload in on a disk thread: all of it is on the disk, noted and queued, or nothing is.
+impl Api {
+    fn take(&self, chunks: &mut Chunks, boundary: &str) -> Result<Payload, Refused> {
+        let directory = self.data_path.new_directory();
+        self.receive(chunks, boundary, &directory).inspect_err(|refused| {
+            if let Some(error) = refused.of_the_disk() {
+                self.data_path.suspect(error);
+            }
+            // Most often nothing is there any more. What was noted must not come back by a power cut: it is refused.
+            self.remover.remove(&directory);
+        })
+    }
+
+    fn receive(&self, chunks: &mut Chunks, boundary: &str, directory: &Path) -> Result<Payload, Refused> {
+        let file_system = match self.records.durability() {
+            Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Note)?),
+            Durability::Process => None,
+        };
+        let pieces = Pieces { chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
+        let received = upload::receive(pieces, boundary, directory).map_err(Refused::Upload)?;
+        self.queue(directory, received, file_system.as_ref())
+    }
+
+    /// The record is on the disk before anybody hears of the payload.
+    fn queue(
+        &self,
+        directory: &Path,
+        received: Received,
+        file_system: Option<&FileSystem>,
+    ) -> Result<Payload, Refused> {
+        if self.is_draining() {
+            return Err(Refused::Draining);
+        }
+        file_system.map_or(Ok(()), FileSystem::sync).map_err(Refused::Note)?;
+        let id = self.ids.take().map_err(Refused::Id)?;
+        let payload = Payload::prepared(id, directory.to_string_lossy().into_owned());
+        // Not by `records`: nothing is owed of a payload that was not taken.
+        record::save(&payload, self.records.durability()).map_err(Refused::Note)?;
+        if file_system.is_some() {
+            record::sync_directory(self.data_path.path()).map_err(Refused::Note)?;
+        }
+        self.store.add(&payload, self.bounds.max_queue).map_err(Refused::Store)?;
+        event!(Info, "payload queued", payload = id, files = received.files, bytes = received.bytes);
+        self.runner.start_waiting();
+        Ok(payload)
+    }
+
+    /// Whether the disk still has what has to stay free.
+    fn has_room(&self) -> bool {
+        // Where it cannot be asked, the write that follows tells what is wrong.
+        self.data_path
+            .free_now()
+            .map_or(true, |free| ready::disk_low(free, 0, self.bounds.min_free).is_none())
+    }
+}
+
+/// Why a payload was not taken.
+enum Refused {
+    Upload(UploadError),
+    Draining,
+    Id(IdError),
+    Note(io::Error),
+    Store(StoreError),
+}
+
+impl Refused {
+    /// The disk's error, where that was it.
+    fn of_the_disk(&self) -> Option<&io::Error> {
+        match self {
+            Self::Upload(
+                UploadError::NoSpace { source, .. }
+                | UploadError::Disk { source, .. }
+                | UploadError::RemoveDirectory { source, .. },
+            )
+            | Self::Note(source)
+            | Self::Id(IdError::Mark(source)) => Some(source),
+            Self::Upload(_) | Self::Draining | Self::Id(IdError::UsedUp) | Self::Store(_) => None,
+        }
+    }
+
+    /// What the sender is told; the cause goes to the log.
+    fn told(self, api: &Api) -> HttpError {
+        match self {
+            Self::Upload(error) => refusal(api, &error),
+            Self::Draining => ready::draining(),
+            Self::Id(IdError::UsedUp) => HttpError::new(
+                503,
+                "ids_used_up",
+                "All payload ids are used up; give the client a new DATA_PATH.",
+            ),
+            Self::Id(IdError::Mark(error)) | Self::Note(error) => {
+                event!(Error, "upload failed", reason = "cannot be noted", cause = error);
+                if is_full(&error) {
+                    HttpError::new(507, "no_space", NOT_NOTED)
+                } else {
+                    HttpError::new(500, "disk_failed", NOT_NOTED)
+                }
+            }
+            Self::Store(error) => error.into(),
         }
     }
 }
 
-/// The body for the parser: without copying, and not beyond MAX_UPLOAD, which a chunked body does not announce.
+const NOT_NOTED: &str =
+    "The payload could not be noted on the client's disk; the cause is in its log. Send it again later.";
+
+/// The body for the parser: without copying, not beyond MAX_UPLOAD, which a chunked body does not announce, and not into
+/// what has to stay free on the disk.
 struct Pieces<'c> {
     chunks: &'c mut Chunks,
     left: u64,
+    until_look: u64,
+    api: &'c Api,
 }
 
 impl Iterator for Pieces<'_> {
@@ -79,7 +181,13 @@ impl Iterator for Pieces<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         let piece = self.chunks.next()?.map(Bytes::from_owner);
         Some(piece.and_then(|piece| {
-            self.left = self.left.checked_sub(piece.len() as u64).ok_or(ErrorKind::FileTooLarge)?;
+            let bytes = piece.len() as u64;
+            self.left = self.left.checked_sub(bytes).ok_or(ErrorKind::FileTooLarge)?;
+            self.until_look = match self.until_look.checked_sub(bytes) {
+                Some(left) => left,
+                None if self.api.has_room() => LOOK_BYTES,
+                None => return Err(ErrorKind::StorageFull.into()),
+            };
             Ok(piece)
         }))
     }
@@ -94,6 +202,11 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
     };
     let told = match (error.kind(), interrupted_by) {
         (_, Some(ErrorKind::FileTooLarge)) => too_large(api),
+        (_, Some(ErrorKind::StorageFull)) => HttpError::new(
+            507,
+            "disk_low",
+            "The upload would take what has to stay free (MIN_FREE); send less.",
+        ),
         (_, Some(ErrorKind::TimedOut)) => {
             HttpError::new(408, "request_timeout", "The body stood still for too long; send it again.")
         }
@@ -119,22 +232,7 @@ fn sentence(error: &impl std::fmt::Display) -> String {
     format!("{first}{}.", chars.as_str())
 }
 
-fn stopping() -> HttpError {
-    let message = "The client is being stopped and takes no new payload; send it elsewhere.";
-    HttpError::new(503, "stopping", message)
-}
-
 fn too_large(api: &Api) -> HttpError {
-    let message = format!("The upload is over MAX_UPLOAD, {} bytes; send less.", api.max_upload);
+    let message = format!("The upload is over MAX_UPLOAD, {} bytes; send less.", api.bounds.max_upload);
     HttpError::new(413, "content_too_large", message)
-}
-
-/// Without a row nobody will ever ask for the files.
-fn forget(api: &Api, directory: &Path) {
-    let directory = directory.to_owned();
-    api.disk.run(move || {
-        if let Err(error) = fs::remove_dir_all(&directory) {
-            event!(Error, "cannot remove a refused upload", directory = directory.display(), error = error);
-        }
-    });
 }

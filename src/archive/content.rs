@@ -1,27 +1,16 @@
-//! The data of a file: reads it, finds out whether compression pays, and hands it to the stream.
-//! All buffers live here and serve all files of an archive. Nothing here opens files or knows the ZIP format.
+//! The data of a file, read into blocks: all of a small one into one, that of a large one piece by piece.
+//! Nothing here opens files, compresses in earnest or knows the ZIP format.
 
-use super::ArchiveError;
-use super::records::Head;
-use super::stream::{Content, Send, ZipStream};
-use flate2::{Compress, Compression, Crc, FlushCompress, Status};
-use rawzip::CompressionMethod;
+use super::block::{Block, DATA_BYTES, Part};
+use super::deflate::{Deflater, MIN_DEFLATE_BYTES, Sample};
+use super::stream::Content;
+use flate2::{CompressError, Crc};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-/// A file up to this size is read whole, a larger one in pieces of this size.
-const BUFFER_BYTES: usize = 128 * 1024;
-/// Measured against Info-ZIP `zip -6` on sources, logs and PDB files (zlib-rs 0.6, x86-64): level 4 takes 0.30 to 0.43 of its
-/// time for 1.01 to 1.05 of its size. Level 3 is a fifth faster, but comes to 1.10; level 5 is a tenth slower, for 0.02 less.
-const LEVEL: u32 = 4;
-/// Below this, what deflate saves is not worth the receiver's inflating it.
-const MIN_DEFLATE_BYTES: usize = 128;
-/// Up to this size a file is its own sample: it is compressed, and stored if that did not help.
-const MIN_SAMPLED_BYTES: usize = 32 * 1024;
-/// A sample is three pieces, of the beginning, the middle and the end; this is the length of one.
-const MEMORY_SAMPLE_BYTES: usize = 4 * 1024;
-const FILE_SAMPLE_BYTES: usize = 16 * 1024;
+/// What of a large file is compressed to see whether that pays is three pieces of this length.
+const SAMPLE_BYTES: usize = 16 * 1024;
 
 /// CRC and size of data that is all here. flate2's CRC runs at 8 to 14 GB/s where rawzip's runs at 4.
 pub(super) fn content_of(data: &[u8]) -> Content {
@@ -30,236 +19,108 @@ pub(super) fn content_of(data: &[u8]) -> Content {
     Content { crc: crc.sum(), size: data.len() as u64 }
 }
 
-/// What became of a file.
+/// A file that is being read, up to the size it had when opened. What it has grown by since is not read; if it has shrunk, what
+/// is left is.
 #[derive(Debug)]
-pub(super) struct Packed {
-    /// Bytes read.
-    pub bytes: u64,
-    /// The entry ends there because reading failed.
-    pub cut: Option<io::Error>,
-}
-
-/// Buffers and compressor for one archive: about 0.6 MiB.
-#[derive(Debug)]
-pub(super) struct Packer {
-    input: Vec<u8>,
-    output: Vec<u8>,
-    deflate: Compress,
-}
-
-impl Packer {
-    pub(super) fn new() -> Self {
-        Self {
-            input: vec![0; BUFFER_BYTES],
-            output: vec![0; BUFFER_BYTES],
-            deflate: Compress::new(Compression::new(LEVEL), false), // false: no zlib header, as ZIP wants it
-        }
-    }
-
-    /// Archives a file that has `size` bytes. What it has grown by since is not read; if it has shrunk, what is left is.
-    pub(super) fn pack(
-        &mut self,
-        zip: &mut ZipStream<'_>,
-        head: &Head<'_>,
-        file: &File,
-        size: u64,
-    ) -> Result<Packed, ArchiveError> {
-        match usize::try_from(size) {
-            Ok(size) if size <= BUFFER_BYTES => self.pack_whole(zip, head, file, size),
-            _ if self.sample_gains(file, size)? => self.pack_deflated(zip, head, file, size),
-            _ => self.pack_stored(zip, head, file, size),
-        }
-    }
-
-    fn pack_whole(
-        &mut self,
-        zip: &mut ZipStream<'_>,
-        head: &Head<'_>,
-        file: &File,
-        size: usize,
-    ) -> Result<Packed, ArchiveError> {
-        let input = self.input.get_mut(..size).unwrap_or_default();
-        let (filled, cut) = read_full(file, input);
-        let data = input.get(..filled).unwrap_or_default();
-        let content = content_of(data);
-        match shrink_whole(&mut self.deflate, data, &mut self.output)? {
-            Some(deflated) => zip.whole(head, CompressionMethod::DEFLATE, deflated, content)?,
-            None => zip.whole(head, CompressionMethod::STORE, data, content)?,
-        }
-        Ok(Packed { bytes: filled as u64, cut })
-    }
-
-    fn pack_stored(
-        &mut self,
-        zip: &mut ZipStream<'_>,
-        head: &Head<'_>,
-        file: &File,
-        size: u64,
-    ) -> Result<Packed, ArchiveError> {
-        let mut pieces = Pieces::new(file, size);
-        zip.streamed(head, CompressionMethod::STORE, |send| {
-            while let Some(data) = pieces.next(&mut self.input) {
-                send(data)?;
-            }
-            Ok(pieces.content())
-        })?;
-        Ok(pieces.packed())
-    }
-
-    fn pack_deflated(
-        &mut self,
-        zip: &mut ZipStream<'_>,
-        head: &Head<'_>,
-        file: &File,
-        size: u64,
-    ) -> Result<Packed, ArchiveError> {
-        let mut pieces = Pieces::new(file, size);
-        self.deflate.reset();
-        zip.streamed(head, CompressionMethod::DEFLATE, |send| {
-            while let Some(data) = pieces.next(&mut self.input) {
-                deflate_piece(&mut self.deflate, data, &mut self.output, FlushCompress::None, send)?;
-            }
-            deflate_piece(&mut self.deflate, &[], &mut self.output, FlushCompress::Finish, send)?;
-            Ok(pieces.content())
-        })?;
-        Ok(pieces.packed())
-    }
-
-    /// Whether three pieces of a file shrink. An error counts as no: reading in earnest will meet and report it.
-    fn sample_gains(&mut self, file: &File, size: u64) -> Result<bool, ArchiveError> {
-        let last = size.saturating_sub(FILE_SAMPLE_BYTES as u64);
-        let mut sample = Sample::default();
-        for offset in [0, last / 2, last] {
-            let room = self.input.get_mut(..FILE_SAMPLE_BYTES).unwrap_or_default();
-            let filled = file.read_at(room, offset).unwrap_or(0);
-            let piece = self.input.get(..filled).unwrap_or_default();
-            sample.add(&mut self.deflate, piece, &mut self.output)?;
-        }
-        Ok(sample.gains())
-    }
-}
-
-/// Pieces of a file, each deflated on its own: together, a file that repeats itself further apart than Deflate looks back
-/// (32 KiB) would seem to shrink.
-#[derive(Default)]
-struct Sample {
-    bytes: usize,
-    deflated_bytes: usize,
-}
-
-impl Sample {
-    fn add(&mut self, deflate: &mut Compress, piece: &[u8], output: &mut [u8]) -> Result<(), ArchiveError> {
-        self.bytes += piece.len();
-        self.deflated_bytes += shrink(deflate, piece, output)?.map_or(piece.len(), <[u8]>::len);
-        Ok(())
-    }
-
-    fn gains(&self) -> bool {
-        self.deflated_bytes <= self.bytes - self.bytes / 10
-    }
-}
-
-/// `data` deflated, if that is at least a tenth smaller. Of what is not small three pieces are tried first.
-fn shrink_whole<'out>(
-    deflate: &mut Compress,
-    data: &[u8],
-    output: &'out mut [u8],
-) -> Result<Option<&'out [u8]>, ArchiveError> {
-    if data.len() < MIN_DEFLATE_BYTES {
-        return Ok(None);
-    }
-    if data.len() > MIN_SAMPLED_BYTES {
-        let last = data.len() - MEMORY_SAMPLE_BYTES;
-        let mut sample = Sample::default();
-        for offset in [0, last / 2, last] {
-            let piece = data.get(offset..offset + MEMORY_SAMPLE_BYTES).unwrap_or_default();
-            sample.add(deflate, piece, output)?;
-        }
-        if !sample.gains() {
-            return Ok(None);
-        }
-    }
-    shrink(deflate, data, output)
-}
-
-/// `data` deflated, if that is at least a tenth smaller.
-///
-/// Samples use the level of the real thing: level 1 of zlib-rs has fixed Huffman codes, and finds nothing to gain in base64 or
-/// in columns of numbers, which shrink by a quarter or by half.
-fn shrink<'out>(
-    deflate: &mut Compress,
-    data: &[u8],
-    output: &'out mut [u8],
-) -> Result<Option<&'out [u8]>, ArchiveError> {
-    let limit = data.len() - data.len() / 10;
-    let room = output.get_mut(..limit).unwrap_or_default();
-    deflate.reset();
-    let status = deflate.compress(data, room, FlushCompress::Finish).map_err(ArchiveError::Deflate)?;
-    let length = usize::try_from(deflate.total_out()).unwrap_or(usize::MAX);
-    // Any other status: the room was too small.
-    Ok(if status == Status::StreamEnd { output.get(..length) } else { None })
-}
-
-/// Deflates all of `data`; with `Finish` also what the compressor still holds.
-fn deflate_piece(
-    deflate: &mut Compress,
-    mut data: &[u8],
-    output: &mut [u8],
-    flush: FlushCompress,
-    send: Send<'_>,
-) -> Result<(), ArchiveError> {
-    loop {
-        let (total_in, total_out) = (deflate.total_in(), deflate.total_out());
-        let status = deflate.compress(data, output, flush).map_err(ArchiveError::Deflate)?;
-        let taken = usize::try_from(deflate.total_in() - total_in).unwrap_or(usize::MAX);
-        let made = usize::try_from(deflate.total_out() - total_out).unwrap_or(usize::MAX);
-        data = data.get(taken..).unwrap_or_default();
-        if made > 0 {
-            send(output.get(..made).unwrap_or_default())?;
-        }
-        // Room left over means that there is nothing more to come for this input.
-        if status == Status::StreamEnd || (data.is_empty() && made < output.len()) {
-            return Ok(());
-        }
-    }
-}
-
-/// The bytes of a file, piece by piece, up to the size it had when opened.
-struct Pieces<'a> {
-    file: &'a File,
+pub(super) struct Reading {
+    file: File,
+    is_large: bool,
+    deflates: bool,
     left: u64,
     bytes: u64,
     crc: Crc,
     cut: Option<io::Error>,
+    /// The end of the piece before.
+    history: Vec<u8>,
 }
 
-impl<'a> Pieces<'a> {
-    fn new(file: &'a File, size: u64) -> Self {
-        Self { file, left: size, bytes: 0, crc: Crc::new(), cut: None }
+impl Reading {
+    /// Begins with a file that has `size` bytes. `block` lends its buffers.
+    pub(super) fn begin(
+        file: File,
+        size: u64,
+        block: &mut Block,
+        deflater: &mut Deflater,
+    ) -> Result<Self, CompressError> {
+        let is_large = size > DATA_BYTES as u64;
+        let shrinks = if is_large {
+            sample_gains(&file, size, block, deflater)?
+        } else {
+            size >= MIN_DEFLATE_BYTES as u64
+        };
+        if is_large && !shrinks {
+            // Sending it takes a while: dozens of them at once must not cost a compressor each.
+            deflater.rest();
+        }
+        Ok(Self {
+            file,
+            is_large,
+            deflates: shrinks,
+            left: size,
+            bytes: 0,
+            crc: Crc::new(),
+            cut: None,
+            history: Vec::new(),
+        })
     }
 
-    /// `None` at the end, be it the expected one, an earlier one, or an error.
-    fn next<'buffer>(&mut self, buffer: &'buffer mut [u8]) -> Option<&'buffer [u8]> {
-        if self.cut.is_some() {
-            return None;
-        }
-        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
-        let (filled, cut) = read_full(self.file, buffer.get_mut(..want)?);
+    /// Reads all of a small file or the next piece of a large one.
+    pub(super) fn fill(&mut self, block: &mut Block) {
+        let is_first = self.bytes == 0;
+        block.begin(Part::Whole);
+        block.deflates = self.deflates;
+        let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(DATA_BYTES);
+        let (filled, cut) = read_full(&self.file, block.space().get_mut(..want).unwrap_or_default());
+        block.set_data_bytes(filled);
         self.cut = cut;
         self.left = if filled < want { 0 } else { self.left - filled as u64 };
         self.bytes += filled as u64;
-        let data = buffer.get(..filled).filter(|data| !data.is_empty())?;
-        self.crc.update(data);
-        Some(data)
+        self.crc.update(block.data());
+        block.content = Content { crc: self.crc.sum(), size: self.bytes };
+        if self.is_large {
+            block.part = Part::Piece { is_first, is_last: self.is_over() };
+            if self.deflates {
+                block.set_history(&self.history);
+                self.history.clear();
+                self.history.extend_from_slice(block.end_of_data());
+            }
+        }
     }
 
-    fn content(&self) -> Content {
-        Content { crc: self.crc.sum(), size: self.bytes }
+    /// Nothing is left of it, be that the expected end, an earlier one, or an error.
+    pub(super) fn is_over(&self) -> bool {
+        self.left == 0
     }
 
-    fn packed(self) -> Packed {
-        Packed { bytes: self.bytes, cut: self.cut }
+    /// Bytes read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
+
+    /// The entry ends there because reading failed.
+    pub(super) fn cut(&self) -> Option<&io::Error> {
+        self.cut.as_ref()
+    }
+}
+
+/// Whether three pieces of a file shrink. An error counts as no: reading in earnest will meet and report it.
+fn sample_gains(
+    file: &File,
+    size: u64,
+    block: &mut Block,
+    deflater: &mut Deflater,
+) -> Result<bool, CompressError> {
+    let last = size.saturating_sub(SAMPLE_BYTES as u64);
+    let mut sample = Sample::default();
+    block.begin(Part::Whole);
+    for offset in [0, last / 2, last] {
+        let room = block.space().get_mut(..SAMPLE_BYTES).unwrap_or_default();
+        let filled = file.read_at(room, offset).unwrap_or(0);
+        block.set_data_bytes(filled);
+        let (_, piece, output) = block.buffers();
+        sample.add(deflater, piece, output)?;
+    }
+    Ok(sample.gains())
 }
 
 /// Reads until `buffer` is full or the file ends; an error goes with the bytes read before it.
@@ -279,29 +140,70 @@ fn read_full(mut file: &File, buffer: &mut [u8]) -> (usize, Option<io::Error>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::pack as pack_all;
+    use super::super::records::Head;
+    use super::super::stream::ZipStream;
     use super::super::tests::{Entry, noise, read_back};
+    use super::super::window::Source;
     use super::*;
+    use crate::archive::deflate::MIN_SAMPLED_BYTES;
+    use rawzip::CompressionMethod;
+    use std::collections::VecDeque;
     use std::io::Write;
     use std::path::Path;
 
-    const HEAD: Head<'static> = Head { name: b"file", mode: 0o100_644, mtime_s: 1 };
+    const THREADS: [usize; 3] = [1, 2, 5];
 
-    /// Archives one file as if it had had `size` bytes when opened, and reads the archive back.
+    /// Files as if they had had these sizes when opened, called 0, 1 and so on.
+    struct Files {
+        queue: VecDeque<(File, u64)>,
+        reading: Option<Reading>,
+        ended: Vec<Ended>,
+    }
+
+    /// Bytes read, and the error that ended it.
+    type Ended = (u64, Option<i32>);
+
+    impl Source for Files {
+        fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, CompressError> {
+            let mut reading = if let Some(reading) = self.reading.take() {
+                reading
+            } else {
+                let Some((file, size)) = self.queue.pop_front() else { return Ok(false) };
+                let name = self.ended.len().to_string();
+                block.set_head(&Head { name: name.as_bytes(), mode: 0o100_644, mtime_s: 1 });
+                Reading::begin(file, size, block, deflater)?
+            };
+            reading.fill(block);
+            if reading.is_over() {
+                self.ended.push((reading.bytes(), reading.cut().and_then(io::Error::raw_os_error)));
+            } else {
+                self.reading = Some(reading);
+            }
+            Ok(true)
+        }
+    }
+
+    fn pack_files(files: Vec<(File, u64)>, threads: usize, out: &mut dyn Write) -> Vec<Ended> {
+        let mut files = Files { queue: files.into(), reading: None, ended: Vec::new() };
+        let mut zip = ZipStream::new(Path::new("/nonexistent"), out);
+        pack_all(&mut files, threads, &mut zip).unwrap();
+        zip.finish().unwrap();
+        files.ended
+    }
+
+    /// Archives one file as if it had had `size` bytes when opened, and reads the archive back; gives also the bytes read and the
+    /// error that ended it.
     fn pack(
         file: &File,
         size: u64,
+        threads: usize,
         out: impl FnOnce(&mut Vec<u8>) -> Box<dyn Write + '_>,
-    ) -> (Packed, Entry) {
+    ) -> (u64, Option<i32>, Entry) {
         let mut bytes = Vec::new();
-        let packed = {
-            let mut out = out(&mut bytes);
-            let mut zip = ZipStream::new(Path::new("/nonexistent"), &mut *out);
-            let packed = Packer::new().pack(&mut zip, &HEAD, file, size).unwrap();
-            zip.finish().unwrap();
-            packed
-        };
-        let entry = read_back(&bytes).remove(&b"file"[..]).unwrap();
-        (packed, entry)
+        let ended = pack_files(vec![(file.try_clone().unwrap(), size)], threads, &mut *out(&mut bytes));
+        let entry = read_back(&bytes).remove(&b"0"[..]).unwrap();
+        (ended[0].0, ended[0].1, entry)
     }
 
     fn plain(bytes: &mut Vec<u8>) -> Box<dyn Write + '_> {
@@ -323,17 +225,20 @@ mod tests {
     }
 
     #[test]
-    fn every_size_around_the_limits_comes_back() {
+    fn every_size_around_the_limits_comes_back_from_any_number_of_threads() {
         for make in [text, noise] {
-            for limit in
-                [0, MIN_DEFLATE_BYTES, MIN_SAMPLED_BYTES, BUFFER_BYTES, 2 * BUFFER_BYTES, 9 * BUFFER_BYTES]
+            for limit in [0, MIN_DEFLATE_BYTES, MIN_SAMPLED_BYTES, DATA_BYTES, 2 * DATA_BYTES, 9 * DATA_BYTES]
             {
                 for size in [limit.saturating_sub(1), limit, limit + 1] {
                     let data = make(size);
-                    let (packed, entry) = pack(&file_of(&data), size as u64, plain);
-                    assert_eq!(packed.bytes, size as u64);
-                    assert!(packed.cut.is_none());
-                    assert!(entry.data == data, "{size}");
+                    let mut methods = Vec::new();
+                    for threads in THREADS {
+                        let (bytes, cut, entry) = pack(&file_of(&data), size as u64, threads, plain);
+                        assert_eq!((bytes, cut), (size as u64, None));
+                        assert!(entry.data == data, "{size}");
+                        methods.push(entry.method);
+                    }
+                    assert_eq!(methods, [methods[0]; 3]);
                 }
             }
         }
@@ -343,7 +248,7 @@ mod tests {
     fn noise_that_repeats_far_apart_is_stored() {
         // The sample of the middle begins half a piece before the third repetition: half of it is the first one again.
         let data = noise(256 * 1024).repeat(4);
-        let (_, entry) = pack(&file_of(&data), data.len() as u64, plain);
+        let (_, _, entry) = pack(&file_of(&data), data.len() as u64, 1, plain);
         assert_eq!(entry.method, CompressionMethod::STORE);
     }
 
@@ -361,18 +266,63 @@ mod tests {
             (noise(1_000_000), CompressionMethod::STORE),
         ];
         for (data, method) in cases {
-            let (_, entry) = pack(&file_of(&data), data.len() as u64, plain);
-            assert_eq!(entry.method, method, "{} bytes", data.len());
+            for threads in THREADS {
+                let (_, _, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
+                assert_eq!(entry.method, method, "{} bytes", data.len());
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_files_that_do_not_shrink_follow_one_another() {
+        let sizes = [200, 5_000, 100_000, 200_000];
+        for threads in THREADS {
+            let files = (0..40).map(|n| sizes[n % sizes.len()]);
+            let files = files.map(|size| (file_of(&noise(size)), size as u64)).collect();
+            let mut bytes = Vec::new();
+            pack_files(files, threads, &mut bytes);
+            let entries = read_back(&bytes);
+            for n in 0..40 {
+                assert!(entries[n.to_string().as_bytes()].data == noise(sizes[n % sizes.len()]), "{n}");
+            }
+        }
+    }
+
+    /// Repeats itself after 30,000 bytes, but is noise within: it shrinks by what is found in the piece before.
+    #[test]
+    fn a_piece_knows_what_was_before_it() {
+        let data = noise(30_000).repeat(100);
+        let sample = [text(DATA_BYTES), data.clone(), text(DATA_BYTES)].concat();
+        let mut lengths = Vec::new();
+        for threads in THREADS {
+            let mut bytes = Vec::new();
+            pack_files(vec![(file_of(&sample), sample.len() as u64)], threads, &mut bytes);
+            assert!(read_back(&bytes)[&b"0"[..]].data == sample);
+            lengths.push(bytes.len());
+        }
+        let apart = lengths[0] / 20;
+        assert!(lengths.iter().all(|length| *length < lengths[0] + apart), "{lengths:?}");
+    }
+
+    #[test]
+    fn a_file_that_becomes_noise_after_its_sample_comes_back() {
+        let mut data = noise(3_000_000);
+        data[..20_000].copy_from_slice(&text(20_000));
+        data[1_480_000..1_520_000].copy_from_slice(&text(40_000));
+        for threads in THREADS {
+            let (_, _, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
+            assert_eq!(entry.method, CompressionMethod::DEFLATE);
+            assert!(entry.data == data);
         }
     }
 
     #[test]
     fn a_file_that_has_grown_is_read_up_to_the_size_it_had() {
         for make in [text, noise] {
-            for size in [1_000, 500_000] {
+            for (size, threads) in [(1_000, 1), (500_000, 1), (1_000, 3), (500_000, 3)] {
                 let data = make(size + 100_000);
-                let (packed, entry) = pack(&file_of(&data), size as u64, plain);
-                assert_eq!(packed.bytes, size as u64);
+                let (bytes, cut, entry) = pack(&file_of(&data), size as u64, threads, plain);
+                assert_eq!((bytes, cut), (size as u64, None));
                 assert!(entry.data == data[..size]);
             }
         }
@@ -398,28 +348,37 @@ mod tests {
 
     #[test]
     fn a_file_that_shrinks_while_read_gives_what_was_read() {
-        for make in [text, noise] {
-            let data = make(3_000_000);
+        // The second ends at the end of a piece.
+        for (make, threads, to) in [
+            (text, 1, 2_000_001),
+            (text, 2, 20 * DATA_BYTES),
+            (text, 3, 2_500_000),
+            (noise, 1, 2_000_001),
+            (noise, 2, 2_000_001),
+        ] as [(fn(usize) -> Vec<u8>, usize, usize); 5]
+        {
+            let data = make(4_000_000);
             let file = file_of(&data);
             let size = data.len() as u64;
-            let to = 2_000_001;
             let writer = file.try_clone().unwrap();
-            let (packed, entry) = pack(&file, size, |bytes| Box::new(Shrinker { file: writer, to, bytes }));
-            assert_eq!(packed.bytes, to);
-            assert!(packed.cut.is_none());
-            assert!(entry.data == data[..2_000_001]);
+            let (bytes, cut, entry) =
+                pack(&file, size, threads, |bytes| Box::new(Shrinker { file: writer, to: to as u64, bytes }));
+            assert_eq!((bytes, cut), (to as u64, None));
+            assert!(entry.data == data[..to]);
         }
-        let (packed, entry) = pack(&file_of(b"short"), 1_000, plain);
-        assert_eq!((packed.bytes, &entry.data[..]), (5, &b"short"[..]));
+        for threads in THREADS {
+            let (bytes, _, entry) = pack(&file_of(b"short"), 1_000, threads, plain);
+            assert_eq!((bytes, &entry.data[..]), (5, &b"short"[..]));
+        }
     }
 
     #[test]
     fn a_file_that_cannot_be_read_is_cut_there() {
         // The pages at address 0 of a process are never mapped: reading them is EIO.
-        for size in [1_000, 1_000_000] {
-            let (packed, entry) = pack(&File::open("/proc/self/mem").unwrap(), size, plain);
-            assert_eq!(packed.cut.and_then(|error| error.raw_os_error()), Some(5));
-            assert_eq!((packed.bytes, entry.data.len()), (0, 0));
+        for (size, threads) in [(1_000, 1), (1_000_000, 1), (1_000, 3), (1_000_000, 3)] {
+            let (bytes, cut, entry) = pack(&File::open("/proc/self/mem").unwrap(), size, threads, plain);
+            assert_eq!(cut, Some(5));
+            assert_eq!((bytes, entry.data.len()), (0, 0));
         }
     }
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 pub(super) type Send<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), ArchiveError>;
 
 /// What the data of an entry turned out to be.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Content {
     pub crc: u32,
     /// Bytes before compression.

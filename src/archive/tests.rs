@@ -16,6 +16,7 @@ use std::process::Command;
 use tempfile::{TempDir, tempdir};
 
 /// One entry as rawzip reads it back, CRC and sizes verified.
+#[derive(PartialEq)]
 pub(super) struct Entry {
     pub mode: u32,
     pub mtime_s: i64,
@@ -57,9 +58,13 @@ pub(super) fn read_back(zip: &[u8]) -> BTreeMap<Vec<u8>, Entry> {
 }
 
 fn zip(directory: &Path) -> (Summary, Vec<u8>) {
+    zip_by(1, directory)
+}
+
+fn zip_by(threads: usize, directory: &Path) -> (Summary, Vec<u8>) {
     let spool = tempdir().unwrap();
     let mut bytes = Vec::new();
-    let summary = write_zip(directory, spool.path(), &mut bytes).unwrap();
+    let summary = write_zip(directory, spool.path(), threads, &mut bytes).unwrap();
     assert_eq!(summary.output_bytes, bytes.len() as u64);
     (summary, bytes)
 }
@@ -261,7 +266,7 @@ fn what_cannot_be_opened_as_a_directory_is_an_error() {
     fs::write(dir.path().join("file"), "").unwrap();
     symlink("/etc", dir.path().join("link")).unwrap();
     for name in ["missing", "file", "link"] {
-        let result = write_zip(&dir.path().join(name), dir.path(), &mut Vec::new());
+        let result = write_zip(&dir.path().join(name), dir.path(), 1, &mut Vec::new());
         assert!(matches!(result, Err(ArchiveError::OpenDirectory { .. })), "{name}");
     }
 }
@@ -293,10 +298,12 @@ fn a_receiver_that_fails_ends_the_work_at_once() {
     {
         fs::write(dir.path().join(name), data).unwrap();
     }
-    let (summary, _) = zip(dir.path());
-    for room in (0..usize::try_from(summary.output_bytes).unwrap()).step_by(50_000) {
-        let result = write_zip(dir.path(), dir.path(), &mut Full(room));
-        assert!(matches!(result, Err(ArchiveError::Write(_))), "{room}");
+    for threads in [1, 4] {
+        let (summary, _) = zip_by(threads, dir.path());
+        for room in (0..usize::try_from(summary.output_bytes).unwrap()).step_by(50_000) {
+            let result = write_zip(dir.path(), dir.path(), threads, &mut Full(room));
+            assert!(matches!(result, Err(ArchiveError::Write(_))), "{room}");
+        }
     }
 }
 
@@ -325,6 +332,24 @@ fn what_cannot_be_read_is_listed_in_the_archive() {
 }
 
 #[test]
+fn of_the_client_only_its_own_note_is_left_out() {
+    let dir = tempdir().unwrap();
+    for name in
+        [".orchestrator.payload", ".orchestrator.payload.new", ".orchestrator.payload2", ".orchestrator.out"]
+    {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
+    let (_, bytes) = zip(dir.path());
+    assert_eq!(names(&read_back(&bytes)), [&b".orchestrator.out"[..], b".orchestrator.payload2"]);
+    // A directory in its place is the payload's.
+    fs::remove_file(dir.path().join(".orchestrator.payload")).unwrap();
+    fs::create_dir(dir.path().join(".orchestrator.payload")).unwrap();
+    fs::write(dir.path().join(".orchestrator.payload/made"), "x").unwrap();
+    let (_, bytes) = zip(dir.path());
+    assert!(read_back(&bytes).contains_key(&b".orchestrator.payload/made"[..]));
+}
+
+#[test]
 fn a_payload_cannot_fake_the_list_of_skipped_files() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)), "all is well").unwrap();
@@ -341,6 +366,50 @@ fn a_payload_cannot_fake_the_list_of_skipped_files() {
     let (summary, bytes) = zip(dir.path());
     assert_eq!(summary.skipped_total, 2);
     assert_eq!(names(&read_back(&bytes)), [SKIPPED_NAME, b".orchestrator.skipped-not"]);
+}
+
+/// Sources of this crate beside large files that shrink and that do not, an empty one, links and directories.
+fn mixed_tree() -> TempDir {
+    let dir = tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    assert!(Command::new("cp").arg("-r").arg(sources).arg(at("src")).status().unwrap().success());
+    fs::create_dir_all(at("a/b/empty")).unwrap();
+    fs::write(at("a/log"), "12 of 345 requests failed\n".repeat(200_000)).unwrap();
+    fs::write(at("a/b/noise"), noise(2_000_000)).unwrap();
+    fs::write(at("a/b/digits"), noise(3_000_000).iter().map(|byte| b'0' + byte % 10).collect::<Vec<_>>())
+        .unwrap();
+    fs::write(at("nothing"), "").unwrap();
+    symlink("a/log", at("link")).unwrap();
+    dir
+}
+
+/// The order of the entries, by their offsets.
+fn order(zip: &[u8]) -> Vec<Vec<u8>> {
+    let archive = ZipArchive::from_slice(zip).unwrap();
+    let mut entries = archive.entries();
+    let mut names = Vec::new();
+    while let Some(record) = entries.next_entry().unwrap() {
+        names.push((record.local_header_offset(), record.file_path().as_bytes().to_vec()));
+    }
+    assert!(names.is_sorted());
+    names.into_iter().map(|(_, name)| name).collect()
+}
+
+#[test]
+fn any_number_of_threads_makes_the_same_archive() {
+    let dir = mixed_tree();
+    let (alone, by_one) = zip(dir.path());
+    let expected = read_back(&by_one);
+    for threads in [2, 3, 8, 64] {
+        let (summary, bytes) = zip_by(threads, dir.path());
+        assert_eq!((summary.entries, summary.input_bytes), (alone.entries, alone.input_bytes));
+        assert_eq!(order(&bytes), order(&by_one));
+        assert!(read_back(&bytes) == expected, "{threads}");
+        // At most 2 % for what the pieces cannot know of one another.
+        assert!(bytes.len() < by_one.len() + by_one.len() / 50, "{} {}", bytes.len(), by_one.len());
+        assert_others_read(&bytes);
+    }
 }
 
 #[test]
@@ -422,7 +491,7 @@ fn an_archive_over_4_gib_opens_everywhere() {
         fs::hard_link(&first, dir.path().join(file.to_string())).unwrap();
     }
     let archive = tempfile::NamedTempFile::new().unwrap();
-    let summary = write_zip(dir.path(), dir.path(), &mut archive.as_file()).unwrap();
+    let summary = write_zip(dir.path(), dir.path(), 2, &mut archive.as_file()).unwrap();
     assert!(summary.output_bytes > u64::from(u32::MAX));
     let path = archive.path().to_str().unwrap();
     let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";

@@ -2,8 +2,8 @@
 //! A payload may change the tree meanwhile: every step is relative to an open directory and follows no link, so that it cannot
 //! lead outside. Nothing is written here, and no content is read.
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat};
-use rustix::fs::{fstat, openat, readlinkat, seek, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -12,13 +12,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use crate::directory::{self, Id};
+
 /// Length field of a name in ZIP headers (APPNOTE 4.4.10); the last byte of a directory's name is `/`.
 const MAX_NAME_BYTES: usize = u16::MAX as usize;
 /// Directories above the current one that stay open; those further up are opened again on the way back.
 const OPEN_LEVELS: usize = 16;
 
-const DIRECTORY_FLAGS: OFlags =
-    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// NONBLOCK and NOCTTY: the name may have become a pipe or a terminal since it was listed.
 const FILE_FLAGS: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
@@ -95,7 +95,7 @@ struct Level {
     /// `None` while many levels down, and after it could not be opened again.
     dir: Option<Dir>,
     /// Device and inode, to know it again.
-    id: (u64, u64),
+    id: Id,
     /// Where to read on when opened again, as `getdents64` told.
     resume_at: u64,
     /// `Walk::name` up to here is the name of this directory, with its `/`.
@@ -105,8 +105,8 @@ struct Level {
 impl Walk {
     /// Begins with the entries of `directory`; it has no entry itself.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let root = openat(CWD, directory, DIRECTORY_FLAGS, Mode::empty())?;
-        let top = openat(&root, c".", DIRECTORY_FLAGS, Mode::empty())?;
+        let root = openat(CWD, directory, directory::FLAGS, Mode::empty())?;
+        let top = openat(&root, c".", directory::FLAGS, Mode::empty())?;
         let stat = fstat(&top)?;
         let mut walk = Self { root, levels: Vec::new(), name: Vec::new() };
         walk.enter(top, &stat)?;
@@ -180,7 +180,7 @@ impl Walk {
     fn enter(&mut self, fd: OwnedFd, stat: &Stat) -> Result<(), Errno> {
         self.levels.push(Level {
             dir: Some(Dir::new(fd)?),
-            id: id(stat),
+            id: directory::id(stat),
             resume_at: 0,
             name_bytes: self.name.len(),
         });
@@ -201,9 +201,9 @@ impl Walk {
         self.name.truncate(parent.name_bytes);
         let reopened = child
             .dir
-            .and_then(|dir| dir.fd().and_then(|fd| open_same(fd, c"..", parent.id)).ok())
+            .and_then(|dir| dir.fd().and_then(|fd| directory::open_same(fd, c"..", parent.id)).ok())
             .or_else(|| self.open_from_root(parent, above.is_empty()));
-        let resumed = reopened.and_then(|fd| resume(fd, parent.resume_at).ok());
+        let resumed = reopened.and_then(|fd| directory::resume(fd, parent.resume_at).ok());
         match (resumed, self.levels.last_mut()) {
             (Some(dir), Some(parent)) => {
                 parent.dir = Some(dir);
@@ -216,16 +216,16 @@ impl Walk {
     /// Opens the directory of a level by its name, component by component, if it is still the same.
     fn open_from_root(&self, level: &Level, is_root: bool) -> Option<OwnedFd> {
         if is_root {
-            return open_same(self.root.as_fd(), c".", level.id).ok();
+            return directory::open_same(self.root.as_fd(), c".", level.id).ok();
         }
         let mut at = None;
         for component in
             self.name.get(..level.name_bytes)?.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
         {
             let parent = at.as_ref().unwrap_or(&self.root);
-            at = Some(openat(parent, component, DIRECTORY_FLAGS, Mode::empty()).ok()?);
+            at = Some(openat(parent, component, directory::FLAGS, Mode::empty()).ok()?);
         }
-        at.filter(|fd| fstat(fd).is_ok_and(|stat| id(&stat) == level.id))
+        at.filter(|fd| directory::id_of(fd) == Ok(level.id))
     }
 }
 
@@ -280,7 +280,7 @@ fn look_at_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
 }
 
 fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
-    match openat(dir, name, DIRECTORY_FLAGS, Mode::empty()) {
+    match openat(dir, name, directory::FLAGS, Mode::empty()) {
         Ok(fd) => {
             let stat = fstat(&fd)?;
             Ok(Seen::Directory(fd, stat))
@@ -296,22 +296,6 @@ fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
             })
         }
     }
-}
-
-fn id(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Opens a directory that has been seen before. A child may have been moved elsewhere, and its `..` with it: hence the check.
-fn open_same(dir: BorrowedFd<'_>, name: &CStr, expected: (u64, u64)) -> Result<OwnedFd, Errno> {
-    let fd = openat(dir, name, DIRECTORY_FLAGS, Mode::empty())?;
-    if id(&fstat(&fd)?) == expected { Ok(fd) } else { Err(Errno::STALE) }
-}
-
-/// Reads a directory from a position that an earlier descriptor gave; file systems keep these meaningful, as NFS servers need it.
-fn resume(fd: OwnedFd, position: u64) -> Result<Dir, Errno> {
-    seek(&fd, SeekFrom::Start(position))?;
-    Dir::new(fd)
 }
 
 #[cfg(test)]

@@ -2,15 +2,17 @@
 
 use std::io;
 
-use httparse::Status;
 use may::sync::mpsc::channel;
 
 use super::connection::Connection;
-use super::head::{Framing, Head};
+use super::head::{self, Framing, Head};
 use super::pipe::{Reader, pipe};
 
 /// A chunk-size line or a trailer section longer than this is not believed (RFC 9112, section 7.1.1: bound extensions).
 const MAX_LINE_BYTES: usize = 4 * 1024;
+
+/// Digits of a chunk size, leading zeros included.
+const MAX_SIZE_DIGITS: usize = 16;
 
 /// An unread rest up to this size is read away, so that the connection can be kept.
 const MAX_DRAIN_BYTES: u64 = 64 * 1024;
@@ -49,6 +51,7 @@ impl<'c> Body<'c> {
             Framing::Chunked => (State::ChunkSize, None),
         };
         let owes_continue = head.expects_continue && state != State::End;
+        connection.begin_body();
         Self { connection, state, owes_continue, length, is_announced: head.framing != Framing::None }
     }
 
@@ -80,9 +83,9 @@ impl<'c> Body<'c> {
             // Nobody waits if the coroutine is gone; then the result has no reader.
             let _ = result_tx.send(result);
         };
-        let disk = self.connection.upload_disk();
+        let pool = self.connection.uploads();
         let mut waiting = Some(run);
-        let mut start = || waiting.take().into_iter().for_each(|run| disk.run(run));
+        let mut start = || waiting.take().map(|run| pool.run(run));
         // Without space the job wants no more; its result tells why.
         while let Ok(space) = writer.space() {
             match self.read(space) {
@@ -91,8 +94,10 @@ impl<'c> Body<'c> {
                     break;
                 }
                 Ok(count) => {
-                    if writer.advance(count) {
-                        start();
+                    if writer.advance(count)
+                        && let Some(turn) = start()
+                    {
+                        self.connection.holds(Some(turn));
                     }
                 }
                 Err(error) => {
@@ -101,8 +106,10 @@ impl<'c> Body<'c> {
                 }
             }
         }
-        start();
-        result_rx.recv().map_err(io::Error::other)
+        let _turn = start();
+        let result = result_rx.recv().map_err(io::Error::other);
+        self.connection.holds(None);
+        result
     }
 
     /// Reads some bytes; 0 at the end.
@@ -137,22 +144,21 @@ impl<'c> Body<'c> {
                     return Ok(count);
                 }
                 State::ChunkSize => {
-                    let line = self.line()?;
-                    // httparse takes a line without a single digit for a size of 0.
-                    if !line.first().is_some_and(u8::is_ascii_hexdigit) {
-                        return Err(invalid("a chunk-size line has no size"));
-                    }
-                    self.state = match httparse::parse_chunk_size(&line) {
-                        Ok(Status::Complete((_, 0))) => State::Trailers(MAX_LINE_BYTES),
-                        Ok(Status::Complete((_, size))) => State::Chunk(size),
-                        _ => return Err(invalid("a chunk-size line is not understood")),
+                    self.state = match chunk_size(&self.line()?) {
+                        Some(0) => State::Trailers(MAX_LINE_BYTES),
+                        Some(size) => State::Chunk(size),
+                        None => return Err(invalid("a chunk-size line is not understood")),
                     };
                 }
                 State::Trailers(left) => {
-                    // Trailer fields are read and dropped: none is asked for here.
+                    // Trailer fields are read and dropped: none is asked for here. What is no field may be the next request
+                    // to another reader, which took a bare line feed for the end of this one.
                     let line = self.line()?;
                     self.state = match left.checked_sub(line.len()) {
                         _ if line == b"\r\n" => State::End,
+                        _ if !head::is_field_line(&line) => {
+                            return Err(invalid("a trailer is no header field"));
+                        }
                         Some(left) => State::Trailers(left),
                         None => return Err(invalid("the trailer section is too long")),
                     };
@@ -245,6 +251,19 @@ impl Iterator for Chunks {
     fn next(&mut self) -> Option<Self::Item> {
         Iterator::next(&mut self.0)
     }
+}
+
+/// The size in a chunk-size line (RFC 9112, section 7.1). Extensions are ignored, but nothing that is none is taken for
+/// one: neither blanks behind the size nor control characters. `None` if it is not understood.
+fn chunk_size(line: &[u8]) -> Option<u64> {
+    let line = line.strip_suffix(b"\r\n")?;
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    let (size, rest) = line.split_at(digits);
+    let is_extension =
+        rest.trim_ascii_start().starts_with(b";") && rest.iter().all(|byte| head::is_text(*byte));
+    let is_plain = (1..=MAX_SIZE_DIGITS).contains(&digits) && (rest.is_empty() || is_extension);
+    let size = std::str::from_utf8(size).ok().filter(|_| is_plain)?;
+    u64::from_str_radix(size, 16).ok().filter(|size| *size <= head::MAX_LENGTH)
 }
 
 fn invalid(what: &str) -> io::Error {

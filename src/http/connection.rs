@@ -2,20 +2,20 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use may::net::TcpStream;
-
 use super::body::Body;
 use super::error::HttpError;
 use super::head::{self, Head};
-use super::pipe::pipe;
+use super::home::Stream;
+use super::pace::{Pace, Pool, Turn};
+use super::pipe::{LAST_CHUNK, pipe};
 use super::response::{self, Ending, Headers, Payload, Producer, Response};
 use super::{Request, Service, Shared};
-use crate::disk::Disk;
-use crate::event;
+use crate::{event, sys};
 
 /// The read buffer of a waiting connection is on its stack and this small: most heads fit, and thousands of idle
 /// connections cost one stack page each.
@@ -29,18 +29,36 @@ const LINGER: Duration = Duration::from_secs(2);
 const TIMER_STEP_MS: u128 = 100;
 
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     shared: Arc<Shared>,
     /// Bytes that came with the head or the line before and belong to what follows.
     input: Vec<u8>,
     /// How much of `input` is used up.
     used: usize,
     read_timeout: Option<Duration>,
+    /// Of the body that is being read.
+    reading: Pace,
+    /// Of all that is written.
+    writing: Pace,
+    /// Bytes that the kernel had taken and the peer had not, where that is known of the start of a wait for room.
+    unsent: Option<u64>,
+    /// The disk thread of the transfer under way.
+    turn: Option<Turn>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, shared: &Arc<Shared>) -> Self {
-        Self { stream, shared: Arc::clone(shared), input: Vec::new(), used: 0, read_timeout: None }
+    pub(super) fn new(stream: Stream, shared: &Arc<Shared>) -> Self {
+        Self {
+            stream,
+            shared: Arc::clone(shared),
+            input: Vec::new(),
+            used: 0,
+            read_timeout: None,
+            reading: Pace::default(),
+            writing: Pace::default(),
+            unsent: None,
+            turn: None,
+        }
     }
 
     /// Serves requests until the connection ends.
@@ -81,11 +99,17 @@ impl Connection {
     fn prepare(&mut self) -> io::Result<()> {
         // Responses are written whole or in full chunks: waiting for more would only add latency.
         self.stream.set_nodelay(true)?;
-        self.stream.set_write_timeout(Some(self.shared.limits.stall_timeout))
+        // Half, for a look in between at what the peer takes: see `write`.
+        self.stream.set_write_timeout(Some(self.shared.limits.stall_timeout / 2))
     }
 
-    pub(super) fn upload_disk(&self) -> Disk {
-        self.shared.uploads.clone()
+    pub(super) fn uploads(&self) -> Arc<Pool> {
+        Arc::clone(&self.shared.uploads)
+    }
+
+    /// The body that is read from now on holds this disk thread, or none.
+    pub(super) fn holds(&mut self, turn: Option<Turn>) {
+        self.turn = turn;
     }
 
     // --- reading
@@ -96,9 +120,7 @@ impl Connection {
         let mut looked_at = 0;
         loop {
             // RFC 9112, section 2.2: empty lines before a request line are ignored; they do not begin a request.
-            let empty =
-                self.input[self.used..].iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            self.consume(empty);
+            self.consume(head::empty_lines(&self.input[self.used..]));
             let input = &self.input[self.used..];
             // A head ends with a line end, so without a new one there is nothing new to parse.
             let may_be_complete = input[looked_at.min(input.len())..].contains(&b'\n')
@@ -110,6 +132,7 @@ impl Connection {
             looked_at = input.len();
             let limits = self.shared.limits;
             let timeout = if input.is_empty() {
+                deadline = None;
                 limits.idle_timeout
             } else {
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + limits.head_timeout);
@@ -132,6 +155,9 @@ impl Connection {
     fn read_more(&mut self) -> io::Result<usize> {
         let mut first = [0; FIRST_READ_BYTES];
         let count = self.stream.read(&mut first)?;
+        // Where no read ever ends with a request or a chunk, nothing else would let go of what is used up.
+        self.input.drain(..self.used);
+        self.used = 0;
         self.input.extend_from_slice(&first[..count]);
         Ok(count)
     }
@@ -161,8 +187,7 @@ impl Connection {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let input = &self.input[self.used..];
         if input.is_empty() {
-            self.set_read_timeout(self.shared.limits.stall_timeout)?;
-            return self.stream.read(buffer);
+            return self.read_paced(|connection| connection.stream.read(buffer));
         }
         let count = input.len().min(buffer.len());
         buffer[..count].copy_from_slice(&input[..count]);
@@ -185,11 +210,28 @@ impl Connection {
                     "a line of the chunked body is too long",
                 ));
             }
-            self.set_read_timeout(self.shared.limits.stall_timeout)?;
-            if self.read_more()? == 0 {
+            if self.read_paced(Self::read_more)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
+    }
+
+    /// A body begins, whose pace is not that of the one before.
+    pub(super) fn begin_body(&mut self) {
+        self.reading = Pace::default();
+    }
+
+    /// One read of a body from the socket; `TimedOut` where the body stands still or as good as still.
+    fn read_paced(&mut self, read: impl FnOnce(&mut Self) -> io::Result<usize>) -> io::Result<usize> {
+        let window = self.shared.limits.stall_timeout;
+        self.set_read_timeout(window)?;
+        let begun = Instant::now();
+        let count = read(self)?;
+        self.reading.add(begun.elapsed(), count as u64);
+        if count > 0 {
+            self.reading.judge_if_due(window, self.turn.as_mut())?;
+        }
+        Ok(count)
     }
 
     // --- answering
@@ -205,6 +247,7 @@ impl Connection {
         let response = service.call(Request {
             method: &head.method,
             path: &head.path,
+            query: &head.query,
             content_type: head.content_type.as_deref(),
             body: &mut body,
         });
@@ -260,10 +303,10 @@ impl Connection {
     /// only end the connection without the last chunk. Gives whether all went well.
     fn send_streamed(&mut self, head: Vec<u8>, producer: Producer, ending: Ending) -> io::Result<bool> {
         let (mut writer, mut reader) = pipe(None);
-        self.shared.downloads.run(move || match producer(&mut writer) {
+        self.turn = Some(self.shared.downloads.run(move || match producer(&mut writer) {
             Ok(()) => writer.finish(),
             Err(error) => writer.fail(error),
-        });
+        }));
         let mut message = head;
         let mut next = reader.next();
         if next.is_err() {
@@ -271,8 +314,11 @@ impl Connection {
             self.send_last(HttpError::new(500, "answer_failed", error), Headers::new())?;
             return Ok(false);
         }
+        let is_chunked = ending == Ending::Chunked;
+        let mut is_over = false;
         while let Some(mut chunk) = next? {
-            let bytes = if ending == Ending::Chunked { chunk.framed() } else { chunk.as_ref() };
+            is_over = reader.is_at_end();
+            let bytes = if is_chunked { chunk.framed(is_over) } else { chunk.as_ref() };
             if message.is_empty() {
                 self.write(bytes)?;
             } else {
@@ -283,15 +329,46 @@ impl Connection {
             drop(chunk);
             next = reader.next();
         }
-        if ending == Ending::Chunked {
-            message.extend_from_slice(b"0\r\n\r\n");
+        if is_chunked && !is_over {
+            message.extend_from_slice(LAST_CHUNK);
         }
+        self.turn = None;
         self.write(&message)?;
         Ok(true)
     }
 
+    /// Writes all, unless the peer takes next to nothing of it. What it takes is seen by its acknowledgements: the kernel
+    /// says that there is room again only when a third of its buffer is free, and on a slow link that takes minutes.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        let window = self.shared.limits.stall_timeout;
+        let mut left = bytes;
+        let mut wait = Pace::default();
+        while !left.is_empty() {
+            let begun = Instant::now();
+            match self.stream.write(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    left = &left[count..];
+                    // In part means that the buffer is full, and the next wait begins now.
+                    self.unsent = if left.is_empty() { None } else { Some(self.unsent_bytes()?) };
+                    wait = Pace::default();
+                    self.writing.add(begun.elapsed(), count as u64);
+                    self.writing.judge_if_due(window, self.turn.as_mut())?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    let unsent = self.unsent_bytes()?;
+                    let before = self.unsent.replace(unsent).unwrap_or(unsent);
+                    wait.add(begun.elapsed(), before.saturating_sub(unsent));
+                    wait.judge_if_due(window, self.turn.as_mut())?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn unsent_bytes(&self) -> io::Result<u64> {
+        sys::unsent_bytes(self.stream.inner().as_fd())
     }
 
     /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.

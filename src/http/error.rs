@@ -13,6 +13,8 @@ pub struct HttpError {
     pub code: &'static str,
     /// One sentence that says what to do.
     pub message: String,
+    /// Seconds after which asking again is worth while, for 503 and 507 (RFC 9110, section 10.2.3).
+    pub retry_after_s: Option<u32>,
 }
 
 #[derive(Serialize)]
@@ -24,7 +26,12 @@ struct Wire<'a> {
 impl HttpError {
     /// An error with these parts.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: message.into(), retry_after_s: None }
+    }
+
+    /// The same, with a Retry-After.
+    pub fn retry_after(self, seconds: u32) -> Self {
+        Self { retry_after_s: Some(seconds), ..self }
     }
 
     /// 400 `bad_request`.
@@ -35,6 +42,9 @@ impl HttpError {
     /// Status, fields and JSON of the answer that tells it; `headers` are kept.
     pub(super) fn into_parts(self, mut headers: Headers) -> (u16, Headers, String) {
         headers.push(("Content-Type", "application/json".into()));
+        if let Some(seconds) = self.retry_after_s {
+            headers.push(("Retry-After", seconds.to_string().into()));
+        }
         (self.status, headers, miniserde::json::to_string(&Wire { error: self.code, message: &self.message }))
     }
 }

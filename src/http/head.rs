@@ -14,6 +14,9 @@ const MAX_TARGET_BYTES: usize = 4 * 1024;
 /// The most header fields. Proxies add some; nobody needs hundreds.
 const MAX_FIELDS: usize = 96;
 
+/// The longest body that is believed in: beyond it, offsets of other readers overflow, and so do those of files.
+pub(super) const MAX_LENGTH: u64 = i64::MAX as u64;
+
 /// Request methods, as far as routes tell them apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -45,6 +48,7 @@ pub(super) struct Head {
     pub(super) without_body: bool,
     /// The target without query, and without scheme and host where it had them.
     pub(super) path: String,
+    pub(super) query: String,
     /// HTTP/1.0: no chunks, and the connection is kept only if asked.
     pub(super) is_http_10: bool,
     pub(super) keep_alive: bool,
@@ -80,6 +84,32 @@ pub(super) fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, HttpError> {
     }
 }
 
+/// How many bytes of empty lines there are at the start. A bare carriage return is no line (RFC 9112, section 2.2).
+pub(super) fn empty_lines(input: &[u8]) -> usize {
+    let mut rest = input;
+    while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")) {
+        rest = next;
+    }
+    input.len() - rest.len()
+}
+
+/// Whether this is a line of a header field, its end included (RFC 9112, section 5).
+pub(super) fn is_field_line(line: &[u8]) -> bool {
+    let Some(line) = line.strip_suffix(b"\r\n") else { return false };
+    let name = line.iter().take_while(|byte| is_token(**byte)).count();
+    name > 0 && line.get(name) == Some(&b':') && line[name..].iter().all(|byte| is_text(*byte))
+}
+
+/// A character of a token (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A character of a field's value: anything but controls (RFC 9110, section 5.5).
+pub(super) fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
 fn target_too_long() -> HttpError {
     HttpError::new(
         414,
@@ -99,9 +129,8 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
     if target.len() > MAX_TARGET_BYTES {
         return Err(target_too_long());
     }
-    if !is_http_10 && values(request, "host").count() != 1 {
-        return Err(HttpError::bad_request("A request needs exactly one Host field; send one."));
-    }
+    check_target(method, target)?;
+    check_host(request, is_http_10)?;
     let without_body = method == "HEAD";
     Ok(Head {
         method: match method {
@@ -111,6 +140,7 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
         },
         without_body,
         path: path_of(target).to_owned(),
+        query: target.split_once('?').map_or_else(String::new, |(_, query)| query.to_owned()),
         is_http_10,
         keep_alive: keeps_alive(request, is_http_10),
         expects_continue: expects_continue(request, is_http_10)?,
@@ -139,13 +169,59 @@ fn members(request: &httparse::Request<'_, '_>, name: &'static str) -> Vec<Strin
         .collect()
 }
 
-/// `origin-form` or `absolute-form` (RFC 9112, section 3.2), the query cut off.
-fn path_of(target: &str) -> &str {
-    let path = match target.split_once("://") {
-        Some((scheme, rest)) if !scheme.contains('/') => rest.find('/').map_or("/", |slash| &rest[slash..]),
-        _ => target,
+/// RFC 9112, section 3.2: a path, a whole URI, or the `*` of OPTIONS. The fourth form is for proxies.
+fn check_target(method: &str, target: &str) -> Result<(), HttpError> {
+    let is_whole = split_absolute(target)
+        .is_some_and(|(authority, _)| !authority.is_empty() && is_host(authority.as_bytes()));
+    let is_path = target.starts_with('/') && method != "CONNECT";
+    if is_path || is_whole || target == "*" && method == "OPTIONS" {
+        return Ok(());
+    }
+    Err(HttpError::bad_request("The request target is no path; begin it with a slash."))
+}
+
+/// RFC 9112, section 3.2: one Host and a valid one. HTTP/1.0 may do without.
+fn check_host(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<(), HttpError> {
+    let hosts: Vec<&[u8]> = values(request, "host").collect();
+    match hosts.as_slice() {
+        [] if is_http_10 => Ok(()),
+        [host] if is_host(host) => Ok(()),
+        [_] => Err(HttpError::bad_request("The Host field is no host with an optional port; send that.")),
+        _ => Err(HttpError::bad_request("A request needs exactly one Host field; send one.")),
+    }
+}
+
+/// `uri-host [ ":" port ]`, or nothing (RFC 9110, section 7.2; RFC 3986, section 3.2.2).
+fn is_host(value: &[u8]) -> bool {
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let is_of_address = |byte: &u8| byte.is_ascii_hexdigit() || b":.".contains(byte);
+    let (is_good, port) = if let Some(literal) = value.strip_prefix(b"[") {
+        let end = literal.iter().take_while(|byte| is_of_address(byte)).count();
+        (end > 0 && literal.get(end) == Some(&b']'), literal.get(end + 1..).unwrap_or_default())
+    } else {
+        let end = value.iter().take_while(|byte| is_of_name(byte)).count();
+        (end > 0 || value.is_empty(), &value[end..])
     };
-    path.split('?').next().unwrap_or(path)
+    let is_port = port.strip_prefix(b":").map_or(port.is_empty(), |port| port.iter().all(u8::is_ascii_digit));
+    is_good && is_port
+}
+
+/// Authority, and path with query, of a whole URI.
+fn split_absolute(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_scheme = scheme.starts_with(|first: char| first.is_ascii_alphabetic())
+        && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    is_scheme.then(|| rest.split_at(end))
+}
+
+/// The path of a target in any form, the query cut off.
+fn path_of(target: &str) -> &str {
+    let path = split_absolute(target).map_or(target, |(_, path)| path);
+    match path.split('?').next() {
+        None | Some("") => "/",
+        Some(path) => path,
+    }
 }
 
 fn keeps_alive(request: &httparse::Request<'_, '_>, is_http_10: bool) -> bool {
@@ -180,8 +256,10 @@ fn framing(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<Fram
         if is_http_10 {
             return Err(HttpError::bad_request("HTTP/1.0 has no Transfer-Encoding; send Content-Length."));
         }
-        return match members(request, "transfer-encoding").as_slice() {
-            [only] if only == "chunked" => Ok(Framing::Chunked),
+        // Not `members`: a list with empty members is one to some readers and none to others.
+        let codings: Vec<&[u8]> = values(request, "transfer-encoding").collect();
+        return match codings.as_slice() {
+            [only] if only.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
             _ => Err(HttpError::new(
                 501,
                 "transfer_encoding",
@@ -192,8 +270,8 @@ fn framing(request: &httparse::Request<'_, '_>, is_http_10: bool) -> Result<Fram
     match lengths.as_slice() {
         [] => Ok(Framing::None),
         [length] if !length.is_empty() && length.iter().all(u8::is_ascii_digit) => {
-            let parsed = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
-            parsed.map(Framing::Length).ok_or_else(|| {
+            let parsed: Option<u64> = std::str::from_utf8(length).ok().and_then(|text| text.parse().ok());
+            parsed.filter(|length| *length <= MAX_LENGTH).map(Framing::Length).ok_or_else(|| {
                 HttpError::new(413, "content_too_large", "The Content-Length is beyond any disk; send less.")
             })
         }
@@ -236,6 +314,8 @@ mod tests {
         {
             assert_eq!(framing_of(&format!("Content-Length: {bad}\n")), Err(400), "{bad}");
         }
+        assert_eq!(framing_of("Content-Length: 9223372036854775807\n"), Ok(Framing::Length(MAX_LENGTH)));
+        assert_eq!(framing_of("Content-Length: 9223372036854775808\n"), Err(413));
         assert_eq!(framing_of("Content-Length: 99999999999999999999\n"), Err(413));
     }
 
@@ -243,7 +323,16 @@ mod tests {
     fn chunks_are_the_only_coding_and_exclude_a_length() {
         assert_eq!(framing_of("Transfer-Encoding: chunked\n"), Ok(Framing::Chunked));
         assert_eq!(framing_of("Transfer-Encoding: Chunked\n"), Ok(Framing::Chunked));
-        for bad in ["gzip", "gzip, chunked", "chunked, chunked", "xchunked", ""] {
+        for bad in [
+            "gzip",
+            "gzip, chunked",
+            "chunked, chunked",
+            "xchunked",
+            "",
+            ",chunked",
+            "chunked,",
+            "chunked;q=1",
+        ] {
             assert_eq!(framing_of(&format!("Transfer-Encoding: {bad}\n")), Err(501), "{bad}");
         }
         assert_eq!(framing_of("Transfer-Encoding: chunked\nContent-Length: 1\n"), Err(400));
@@ -261,6 +350,16 @@ mod tests {
             ("G@T / HTTP/1.1\nHost: a\n\n", 400),
             ("\u{0}\u{1}\u{2}\n\n", 400),
             ("GET / HTTP/1.1\nHost: a\nExpect: 200-ok\n\n", 417),
+            ("GET / HTTP/1.0\nHost: a\nHost: a\n\n", 400),
+            ("GET / HTTP/1.1\nHost: a b\n\n", 400),
+            ("GET / HTTP/1.1\nHost: user@a\n\n", 400),
+            ("GET load HTTP/1.1\nHost: a\n\n", 400),
+            ("GET * HTTP/1.1\nHost: a\n\n", 400),
+            ("GET http:///load HTTP/1.1\nHost: a\n\n", 400),
+            ("GET 1://a/ HTTP/1.1\nHost: a\n\n", 400),
+            ("GET http://user@a/load HTTP/1.1\nHost: a\n\n", 400),
+            ("CONNECT a:80 HTTP/1.1\nHost: a\n\n", 400),
+            ("CONNECT /load HTTP/1.1\nHost: a\n\n", 400),
         ] {
             assert_eq!(head(text).map(|_| ()), Err(status), "{text}");
         }
@@ -287,12 +386,27 @@ mod tests {
     }
 
     #[test]
+    fn a_host_is_a_name_or_an_address_with_or_without_a_port() {
+        for good in ["", "a", "a.b-c_d", "10.0.0.1:9000", "a:", "[::1]", "[::ffff:10.0.0.1]:80", "a%20b"] {
+            assert!(is_host(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            ":80", "::1", "a:b", "a:80:80", "[::1", "[]", "[::1]x", "[::1]:x", "[a b]", "a]", "a@b", "a/b",
+            "a b",
+        ] {
+            assert!(!is_host(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_path_is_found_in_each_form_of_target() {
         for (target, path) in [
             ("/", "/"),
             ("/load?x", "/load"),
             ("http://host:9000/load?x", "/load"),
             ("http://host", "/"),
+            ("http://host?x=/load", "/"),
+            ("HTTP://[::1]:9000/load", "/load"),
             ("/a?b=http://c/d", "/a"),
             ("*", "*"),
         ] {

@@ -1,31 +1,38 @@
 //! HTTP/1.1 on coroutines: accepting, and handing each connection to its own coroutine.
 //! What the requests mean is not known here: a [`Service`] answers them. `may` and `httparse` are named here only.
 
+mod blocking;
 mod body;
 mod connection;
 mod error;
 mod head;
+mod home;
+mod pace;
 mod pipe;
 mod response;
+mod waiting;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as ProbeListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use may::coroutine;
 use may::net::{TcpListener, TcpStream};
 
+pub use blocking::wait_for_disk;
 pub use body::{Body, Chunks};
 pub use error::HttpError;
 pub use head::Method;
 pub use pipe::Chunk;
 pub use response::Response;
+pub use waiting::Waiting;
 
-use crate::disk::Disk;
 use crate::event;
 use connection::Connection;
+use pace::Pool;
 
 /// Stack of a coroutine in words: 128 KiB, 64 KiB on 32-bit machines. It is reserved, not used: pages are committed when
 /// touched. SQLite needs the most.
@@ -40,6 +47,13 @@ const WORKER_SLEEP: Duration = Duration::from_secs(2);
 /// Wait after a failed accept: out of descriptors or memory is a state that lasts, and must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Failed accepts are told once in this time: in such a state they come and go many times a second.
+const ACCEPT_TOLD: Duration = Duration::from_secs(60);
+
+/// How long a start waits for its address.
+const BIND_WAIT: Duration = Duration::from_secs(1);
+const BIND_PAUSE: Duration = Duration::from_millis(2);
+
 /// Connections above the limit that are still told 503; those above these are closed without a word.
 const MAX_REFUSALS: usize = 64;
 
@@ -52,7 +66,7 @@ pub struct Limits {
     pub head_timeout: Duration,
     /// That a connection may wait for its next request.
     pub idle_timeout: Duration,
-    /// That a body or a response may stand still.
+    /// That a body or a response may stand still, or all but still.
     pub stall_timeout: Duration,
 }
 
@@ -62,6 +76,8 @@ pub struct Request<'r, 'c> {
     pub method: &'r Method,
     /// The path, without the query.
     pub path: &'r str,
+    /// What stands behind the `?`, as it was sent; empty if there is none.
+    pub query: &'r str,
     /// The value of Content-Type, if there is one.
     pub content_type: Option<&'r str>,
     /// The body, read only if the service wants it.
@@ -85,8 +101,8 @@ pub struct Server {
 pub(crate) struct Shared {
     limits: Limits,
     /// Two pools, so that uploads that stand still do not keep results from being fetched.
-    uploads: Disk,
-    downloads: Disk,
+    uploads: Arc<Pool>,
+    downloads: Arc<Pool>,
     connections: AtomicUsize,
     refusals: AtomicUsize,
     /// Requests whose head has arrived and whose response is not yet out.
@@ -97,15 +113,12 @@ impl Server {
     /// Binds `address` and serves it from now on.
     pub fn start(address: SocketAddr, limits: Limits, service: impl Service) -> io::Result<Self> {
         configure_coroutines();
-        // The listener of `may` sets SO_REUSEPORT, with which two servers on one port would share its connections
-        // without an error. Binding once without it finds the other one.
-        drop(ProbeListener::bind(address)?);
-        let listener = TcpListener::bind(address)?;
+        let listener = bind_soon(address)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             limits,
-            uploads: Disk::default(),
-            downloads: Disk::default(),
+            uploads: Arc::default(),
+            downloads: Arc::default(),
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
@@ -127,6 +140,27 @@ impl Server {
     }
 }
 
+/// Waits a moment for an address in use: a child that is being started, by the runner of this life or of one that was
+/// killed, has a copy of every descriptor until it calls execve(2), that of a closed listener included.
+fn bind_soon(address: SocketAddr) -> io::Result<TcpListener> {
+    let deadline = Instant::now() + BIND_WAIT;
+    loop {
+        match bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(BIND_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    // The listener of `may` sets SO_REUSEPORT, with which two servers on one port would share its connections without an
+    // error. Binding once without it finds the other one.
+    drop(ProbeListener::bind(address)?);
+    TcpListener::bind(address)
+}
+
 /// The defaults of `may` suit a big server, not a board (DESIGN.md, hazards 3 and 7).
 fn configure_coroutines() {
     let config = may::config();
@@ -138,20 +172,17 @@ fn configure_coroutines() {
 }
 
 fn accept<S: Service>(listener: &TcpListener, shared: &Arc<Shared>, service: &Arc<S>) {
-    let mut was_failing = false;
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept() {
-            Ok((stream, _)) => {
-                was_failing = false;
-                admit(stream, shared, service);
-            }
+            Ok((stream, _)) => admit(stream, shared, service),
             // The peer gave up while it was in the queue (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if !was_failing {
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
                     event!(Error, "cannot accept connections", error = error);
+                    told = Some(Instant::now());
                 }
-                was_failing = true;
                 coroutine::sleep(ACCEPT_PAUSE);
             }
         }
@@ -161,9 +192,9 @@ fn accept<S: Service>(listener: &TcpListener, shared: &Arc<Shared>, service: &Ar
 fn admit<S: Service>(stream: TcpStream, shared: &Arc<Shared>, service: &Arc<S>) {
     if let Some(slot) = Slot::take(&shared.connections, shared.limits.max_connections, shared) {
         let service = Arc::clone(service);
-        may::go!(move || Connection::new(stream, &slot.shared).serve(&*service));
+        home::start(stream, move |stream| Connection::new(stream, &slot.shared).serve(&*service));
     } else if let Some(slot) = Slot::take(&shared.refusals, MAX_REFUSALS, shared) {
-        may::go!(move || Connection::new(stream, &slot.shared).refuse());
+        home::start(stream, move |stream| Connection::new(stream, &slot.shared).refuse());
     }
 }
 

@@ -14,10 +14,12 @@ pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 /// Buffers of a pipe: one being filled, one being emptied, one in between.
 const BUFFERS: usize = 3;
 
-/// Room for the chunk-size line before the data and for the line end after it (RFC 9112, section 7.1), so that a chunk
-/// goes out in one write.
+/// Room for the chunk-size line before the data, and for the line end and the last chunk after it (RFC 9112, section 7.1), so
+/// that a chunk goes out in one write.
 const FRAME_HEAD: usize = 10;
-const FRAME_TAIL: usize = 2;
+const FRAME_TAIL: usize = LINE_END.len() + LAST_CHUNK.len();
+const LINE_END: &[u8] = b"\r\n";
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 
 /// Makes the two ends. `expected` bytes, where known, keep the first buffer of a small transfer small.
 pub(super) fn pipe(expected: Option<u64>) -> (Writer, Reader) {
@@ -105,29 +107,30 @@ impl Writer {
 
     /// Sends what is there. Never an empty chunk: on the wire that would be the end.
     pub(super) fn send(&mut self) {
-        if let Some(filled) = self.filling.take_if(|filled| filled.length > 0) {
-            let mut state = self.shared.lock();
-            state.full.push_back(filled);
-            let waiting = state.waiting_reader.take();
-            drop(state);
-            wake(waiting);
+        if self.filling.as_ref().is_some_and(|filled| filled.length > 0) {
+            self.pass_on(None);
         }
     }
 
     /// The regular end.
     pub(super) fn finish(mut self) {
-        self.send();
-        self.end(End::Finished);
+        self.pass_on(Some(End::Finished));
     }
 
     /// An end that the reader gets as this error.
-    pub(super) fn fail(self, error: io::Error) {
-        self.end(End::Failed(error));
+    pub(super) fn fail(mut self, error: io::Error) {
+        self.filling = None;
+        self.pass_on(Some(End::Failed(error)));
     }
 
-    fn end(&self, end: End) {
+    /// Hands over what is there, and the end with it if that is known: the reader is woken once.
+    fn pass_on(&mut self, end: Option<End>) {
+        let last = self.filling.take().filter(|filled| filled.length > 0);
         let mut state = self.shared.lock();
-        state.end.get_or_insert(end);
+        state.full.extend(last);
+        if state.end.is_none() {
+            state.end = end;
+        }
         let waiting = state.waiting_reader.take();
         drop(state);
         wake(waiting);
@@ -172,7 +175,8 @@ impl io::Write for Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.end(End::Failed(io::ErrorKind::UnexpectedEof.into()));
+        self.filling = None;
+        self.pass_on(Some(End::Failed(io::ErrorKind::UnexpectedEof.into())));
     }
 }
 
@@ -206,6 +210,12 @@ impl Reader {
             wait(&blocker);
         }
     }
+
+    /// Whether it is known by now that nothing more comes, and that nothing is missing.
+    pub(super) fn is_at_end(&self) -> bool {
+        let state = self.shared.lock();
+        state.full.is_empty() && matches!(state.end, Some(End::Finished))
+    }
 }
 
 impl Drop for Reader {
@@ -233,15 +243,18 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// The chunk as the wire has it: size line, data, line end. Leading zeros are part of the grammar
-    /// (RFC 9112, section 7.1: `chunk-size = 1*HEXDIG`).
-    pub(super) fn framed(&mut self) -> &[u8] {
+    /// The chunk as the wire has it: size line, data, line end, and after that the last chunk if `is_last`. Leading zeros are
+    /// part of the grammar (RFC 9112, section 7.1: `chunk-size = 1*HEXDIG`).
+    pub(super) fn framed(&mut self, is_last: bool) -> &[u8] {
         let Filled { buffer, length } = &mut self.filled;
         let head = format!("{length:08x}\r\n");
         buffer[..FRAME_HEAD].copy_from_slice(head.as_bytes());
-        let end = FRAME_HEAD + *length;
-        buffer[end..end + FRAME_TAIL].copy_from_slice(b"\r\n");
-        &buffer[..end + FRAME_TAIL]
+        let data_end = FRAME_HEAD + *length;
+        let line_end = data_end + LINE_END.len();
+        buffer[data_end..line_end].copy_from_slice(LINE_END);
+        let end = line_end + LAST_CHUNK.len();
+        buffer[line_end..end].copy_from_slice(LAST_CHUNK);
+        &buffer[..if is_last { end } else { line_end }]
     }
 }
 
@@ -317,8 +330,11 @@ mod tests {
     fn a_chunk_is_framed_in_place() {
         let (mut writer, mut reader) = pipe(Some(5));
         writer.write_all(b"hello").expect("space");
+        assert!(!reader.is_at_end());
         writer.finish();
         let mut chunk = reader.next().expect("no failure").expect("a chunk");
-        assert_eq!(chunk.framed(), b"00000005\r\nhello\r\n");
+        assert!(reader.is_at_end());
+        assert_eq!(chunk.framed(false), b"00000005\r\nhello\r\n");
+        assert_eq!(chunk.framed(true), b"00000005\r\nhello\r\n0\r\n\r\n");
     }
 }

@@ -1,19 +1,25 @@
 //! How payloads end: by themselves, or by SIGTERM and then SIGKILL to the whole tree. Reaps every child, payload or
 //! orphan, and ends what a payload leaves behind.
 
-use std::fs::{self, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree};
-use super::{Phase, Run, Work};
+use super::start::Streams;
+use super::{ENDING_LOOK, Event, Phase, Run, Work};
 use crate::event;
-use crate::payload::{Outcome, PayloadId, Status, Usage};
+use crate::payload::{Outcome, Payload, PayloadId, Status, Usage, seconds};
+use crate::record::{Durability, FileSystem};
+use crate::records::Records;
+use crate::store::{Store, StoreError};
 use crate::sys::{self, Exit, ExitResult};
 
 /// Where the exit code of `run.sh` is left for the user.
@@ -25,6 +31,13 @@ impl Work {
         let mut reaped_any = false;
         while let Some(pid) = sys::ended_child() {
             reaped_any = true;
+            if self.guard.as_ref().is_some_and(|guard| guard.pid() == pid) {
+                sys::reap(pid);
+                self.strangers.retain(|stranger| *stranger != pid);
+                event!(Warn, "the guard of the payloads has ended; another one is started", pid = pid);
+                self.start_guard();
+                continue;
+            }
             let run = self.runs.iter().position(|run| run.pid == pid && !run.has_exited());
             if let Some(index) = run {
                 self.reap_payload(index);
@@ -35,6 +48,12 @@ impl Work {
         }
         if reaped_any {
             self.end_leftovers();
+            let now = Instant::now();
+            for run in &mut self.runs {
+                if let Phase::Ending { look_at, .. } = &mut run.phase {
+                    *look_at = now;
+                }
+            }
         }
     }
 
@@ -53,31 +72,46 @@ impl Work {
             *seen = Some(exit);
         } else {
             let run = self.runs.swap_remove(index);
-            self.finish(&run, exit);
+            self.finish(run, exit);
         }
     }
 
     /// Sends SIGTERM to the tree of a payload and sets the moment of SIGKILL. A second call changes nothing.
     pub(super) fn begin_end(&mut self, id: PayloadId) {
         let kill_at = Instant::now() + self.limits.kill_grace;
+        let known = self.known();
         let running = |run: &&mut Run| run.id == id && matches!(run.phase, Phase::Running { .. });
         if let Some(run) = self.runs.iter_mut().find(running) {
-            run.phase = Phase::Ending { kill_at, exit: None };
-            processes::signal_tree(&run.tree(), Signal::TERM);
+            run.phase = Phase::Ending { kill_at, look_at: Instant::now(), exit: None };
+            processes::signal_tree(&run.tree(), &known, Signal::TERM);
             // A stopped process cannot act on SIGTERM.
-            processes::signal_tree(&run.tree(), Signal::CONT);
+            processes::signal_tree(&run.tree(), &known, Signal::CONT);
+        } else {
+            return;
         }
+        // Should the client die before its processes have ended, it was killed all the same. The disk may hang: SIGKILL must not
+        // wait for it.
+        self.ends.records.save_soon(id);
     }
 
-    /// Finishes the payloads being ended of which no process is left.
+    /// Finishes the payloads being ended of which no process is left. Each is looked for once in a while, not at every event.
     pub(super) fn finish_ended_trees(&mut self) {
+        let now = Instant::now();
+        let known = self.known();
         let mut index = 0;
         while index < self.runs.len() {
-            let run = &self.runs[index];
-            match run.phase {
-                Phase::Ending { exit: Some(exit), .. } if !processes::any_left(&run.tree()) => {
-                    let run = self.runs.swap_remove(index);
-                    self.finish(&run, exit);
+            let run = &mut self.runs[index];
+            let tree = run.tree();
+            match &mut run.phase {
+                Phase::Ending { exit: Some(exit), look_at, .. } if *look_at <= now => {
+                    let exit = *exit;
+                    *look_at = now + ENDING_LOOK;
+                    if processes::any_left(&tree, &known) {
+                        index += 1;
+                    } else {
+                        let run = self.runs.swap_remove(index);
+                        self.finish(run, exit);
+                    }
                 }
                 _ => index += 1,
             }
@@ -88,8 +122,7 @@ impl Work {
     /// own children come here when they are gone.
     pub(super) fn end_leftovers(&self) -> bool {
         let mut any = false;
-        let known: Vec<u32> = self.runs.iter().map(|run| run.pid).collect();
-        for pid in processes::adopted(&known) {
+        for pid in processes::adopted(&self.known()) {
             if self.is_left_over(pid) {
                 event!(Info, "left-over process is ended", pid = pid);
                 processes::signal_one(pid, Signal::KILL);
@@ -99,9 +132,15 @@ impl Work {
         any
     }
 
+    /// The children of this process that are no orphans of a payload.
+    pub(super) fn known(&self) -> Vec<u32> {
+        let running = self.runs.iter().filter(|run| !run.has_exited()).map(|run| run.pid);
+        running.chain(self.strangers.iter().copied()).collect()
+    }
+
     fn is_left_over(&self, pid: u32) -> bool {
         let origin = Origin::of(pid);
-        if self.strangers.contains(&pid) || self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
+        if self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
             return false;
         }
         match origin {
@@ -112,17 +151,98 @@ impl Work {
         }
     }
 
-    fn finish(&self, run: &Run, exit: Exit) {
-        if let Err(error) = write_exit_file(&run.directory, exit.result) {
-            event!(Warn, "cannot write the exit code", payload = run.id, file = EXIT_FILE, error = error);
-        }
+    fn finish(&self, run: Run, exit: Exit) {
         let usage = Usage {
-            wall_s: run.started.elapsed().as_secs_f64(),
-            user_s: exit.user.as_secs_f64(),
-            system_s: exit.system.as_secs_f64(),
+            wall_s: seconds(run.started.elapsed()),
+            user_s: seconds(exit.user),
+            system_s: seconds(exit.system),
             max_rss_bytes: exit.max_rss_bytes,
         };
-        self.note_end(run.id, &outcome_of(exit.result, usage));
+        self.launcher.end_outputs(&run.outputs);
+        self.end(move |ends| {
+            ends.keep_results(run.id, &run.directory, exit.result);
+            ends.note(run.id, &outcome_of(exit.result, usage));
+        });
+    }
+
+    /// Ends a payload that was ready and had no process.
+    pub(super) fn end_unstarted(&self, id: PayloadId, streams: Streams, outcome: Outcome) {
+        self.launcher.end_outputs(&streams.outputs);
+        drop(streams);
+        self.end(move |ends| ends.note(id, &outcome));
+    }
+
+    /// The slot of a payload is free, and its end to be noted. The disk may take seconds for what a payload has written, or
+    /// hang; no kill and no start waits for that.
+    fn end(&self, note: impl FnOnce(&Ends) + Send + 'static) {
+        self.starter.free_slot();
+        let (starter, ends) = (self.starter.clone(), self.ends.clone());
+        let (under_way, events) = (Arc::clone(&self.ends_under_way), self.events.clone());
+        under_way.fetch_add(1, Ordering::AcqRel);
+        self.disk.run(move || {
+            starter.fill_slots();
+            note(&ends);
+            under_way.fetch_sub(1, Ordering::AcqRel);
+            // Nobody listens once the process ends.
+            let _ = events.send(Event::Look);
+        });
+    }
+}
+
+/// Notes ends: on the disk first, so that no end is told that a restart would take back, then in the store and the log.
+#[derive(Clone)]
+pub(super) struct Ends {
+    pub(super) store: Store,
+    pub(super) records: Records,
+}
+
+impl Ends {
+    /// Leaves the exit code beside the results, and where that was asked for sees them all to the disk.
+    fn keep_results(&self, id: PayloadId, directory: &Path, result: ExitResult) {
+        if let Err(error) = write_exit_file(directory, result) {
+            event!(Warn, "cannot write the exit code", payload = id, file = EXIT_FILE, error = error);
+        }
+        if self.records.durability() == Durability::Power
+            && let Err(error) = FileSystem::of(directory).and_then(|file_system| file_system.sync())
+        {
+            event!(Error, "results may not survive a power cut", payload = id, error = error);
+        }
+    }
+
+    /// Notes the end of a payload, unless it had one.
+    pub(super) fn note(&self, id: PayloadId, outcome: &Outcome) {
+        match self.try_to_note(id, outcome) {
+            Ok(status) => event!(
+                Info,
+                "payload ended",
+                payload = id,
+                status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
+                exit_code = outcome.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
+                signal = outcome.signal.map_or_else(|| "-".to_owned(), |signal| signal.to_string()),
+                wall_s = outcome.usage.wall_s,
+                error = outcome.error.as_deref().unwrap_or("-"),
+            ),
+            Err(error) => event!(Error, "cannot note an end", payload = id, error = error.to_string()),
+        }
+    }
+
+    fn try_to_note(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Status>, StoreError> {
+        let Some(payload) = self.store.get(id)? else { return Ok(None) };
+        let ended = payload.ended(outcome);
+        self.save(&ended);
+        let noted = self.store.finish(&ended)?;
+        // A kill has come in between, and was answered.
+        if let Some(noted) = noted.as_ref().filter(|noted| noted.status != ended.status) {
+            self.save(noted);
+        }
+        Ok(noted.map(|noted| noted.status))
+    }
+
+    /// The result stands all the same: it is only the next life that will not know it, if that comes before the disk.
+    pub(super) fn save(&self, payload: &Payload) {
+        if let Err(error) = self.records.save(payload) {
+            event!(Error, "cannot write the record", payload = payload.id, error = error);
+        }
     }
 }
 
@@ -160,22 +280,25 @@ fn outcome_of(result: ExitResult, usage: Usage) -> Outcome {
 }
 
 /// Leaves the exit code beside the results, as a shell would name it (128 + signal). A payload that wrote the file
-/// itself, by a trap, had the same number; what it put in the way otherwise is replaced, never followed.
+/// itself, by a trap, had the same number; what it put in the way otherwise, there or in the place of the directory, is never
+/// followed.
 fn write_exit_file(directory: &Path, result: ExitResult) -> io::Result<()> {
     let code = match result {
         ExitResult::Code(code) => code,
         ExitResult::Signal(signal) => 128 + signal,
     };
-    let path = directory.join(EXIT_FILE);
-    let create = || OpenOptions::new().write(true).create_new(true).mode(0o644).open(&path);
-    let mut file = match create() {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(&path)?;
+    let handle_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(directory, handle_flags, Mode::empty())?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let create = || rustix::fs::openat(&directory, EXIT_FILE, flags, Mode::from_raw_mode(0o644));
+    let file = match create() {
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(&directory, EXIT_FILE, AtFlags::empty())?;
             create()?
         }
         other => other?,
     };
-    file.write_all(format!("{code}\n").as_bytes())
+    File::from(file).write_all(format!("{code}\n").as_bytes())
 }
 
 #[cfg(test)]

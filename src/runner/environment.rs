@@ -10,6 +10,10 @@ use crate::settings;
 /// The variable that tells a payload its number, and marks its processes as its own.
 pub(super) const PAYLOAD_ID: &str = "PAYLOAD_ID";
 
+/// The variable that tells a payload its directory, by which its processes are known when the client that started them is
+/// gone.
+pub(super) const PAYLOAD_DIR: &str = "PAYLOAD_DIR";
+
 /// Where programs are looked for if the client itself was started without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -34,6 +38,7 @@ const NOT_FOR_PAYLOADS: &[&str] = &[
     "SHLVL",
     "_",
     PAYLOAD_ID,
+    PAYLOAD_DIR,
     "HOME",
 ];
 
@@ -81,8 +86,13 @@ impl Environment {
     /// The variables of one payload alone.
     pub(super) fn own(id: PayloadId, directory: &Path) -> Vec<CString> {
         let id = id.to_string();
-        let own =
-            [(PAYLOAD_ID, OsStr::new(&id)), ("HOME", directory.as_os_str()), ("PWD", directory.as_os_str())];
+        let directory = directory.as_os_str();
+        let own = [
+            (PAYLOAD_ID, OsStr::new(&id)),
+            (PAYLOAD_DIR, directory),
+            ("HOME", directory),
+            ("PWD", directory),
+        ];
         own.into_iter().filter_map(|(name, value)| variable(OsStr::new(name), value)).collect()
     }
 

@@ -1,26 +1,39 @@
-//! The runner: one OS thread that owns every process of every payload. It claims, starts, ends and reaps them, so none
-//! of these can race with another. It sleeps in a channel and is woken by an event or its next deadline, never by a tick.
+//! The runner: one OS thread that owns every process of every payload. It starts, ends and reaps them, so none of these can
+//! race with another. It sleeps in a channel and is woken by an event or its next deadline, never by a tick. What may wait
+//! for the disk, before a start and after an end, is done elsewhere (`starter.rs`, `end.rs`).
 
 mod end;
 mod environment;
+mod guard;
+mod output;
 mod processes;
 mod start;
+mod starter;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::disk::Disk;
 use crate::event;
-use crate::payload::{Outcome, Payload, PayloadId, Status, now_ms};
+use crate::payload::{Outcome, PayloadId, Status, monotonic_ms};
+use crate::records::Records;
 use crate::store::Store;
 use crate::sys::Exit;
-use start::{Launcher, StartError};
+use end::Ends;
+use guard::Guard;
+use output::Output;
+use start::Launcher;
+use starter::{Ready, Starter};
+
+pub use guard::run as run_guard;
+pub use processes::end_strays;
 
 /// How often the tree of a payload that is being ended is looked at, once `run.sh` itself is gone.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
@@ -33,8 +46,10 @@ const STOPPED: &str = "the client was stopped";
 
 /// What the runner is told.
 enum Event {
-    /// A payload was queued, or a child has ended: look.
+    /// A child has ended, or something else has changed: look.
     Look,
+    /// Start this payload, unless it has been killed meanwhile.
+    Start(Ready),
     /// End the processes of this payload; the store says `Killed` already.
     Kill(PayloadId),
     /// Start nothing more; end what still runs at this moment; then say so.
@@ -52,19 +67,24 @@ pub struct Limits {
     pub kill_grace: Duration,
     /// How long a payload may run; `None` for as long as it likes.
     pub time_limit: Option<Duration>,
+    /// How many bytes of each output of a payload are kept; `None` for all.
+    pub max_log: Option<u64>,
+    /// Whether the next life of the client takes up what waits when this one is stopped.
+    pub has_successor: bool,
 }
 
 /// A handle to the runner; cheap to clone.
 #[derive(Clone)]
 pub struct Runner {
     events: Sender<Event>,
+    starter: Starter,
     busy_since: Arc<AtomicI64>,
 }
 
 impl Runner {
     /// Starts the runner's thread. Makes this process the reaper of all its descendants
     /// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4), so that what a payload leaves behind comes here and not to init.
-    pub fn start(store: Store, data_path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn start(store: Store, records: Records, data_path: &Path, limits: Limits) -> io::Result<Self> {
         if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             // Not every emulation of Linux has it. Payloads run all the same.
             event!(
@@ -75,22 +95,39 @@ impl Runner {
         }
         let (events, inbox) = channel();
         let busy_since = Arc::new(AtomicI64::new(0));
+        let launcher = Arc::new(Launcher::new(limits.max_log)?);
+        let ends = Ends { store: store.clone(), records };
+        let starter = Starter::new(ends.clone(), Arc::clone(&launcher), limits.slots, events.clone());
         let work = Work {
+            ends,
             store,
+            launcher,
+            starter: starter.clone(),
             limits,
-            launcher: Launcher::new()?,
             runs: Vec::new(),
             data_path: data_path.to_owned(),
             strangers: processes::adopted(&[]),
+            guard: None,
             drain: None,
             is_drained: false,
             busy_since: Arc::clone(&busy_since),
+            disk: Disk::default(),
+            ends_under_way: Arc::default(),
+            events: events.clone(),
         };
         thread::Builder::new().name("runner".to_owned()).spawn(move || work.run(&inbox))?;
-        Ok(Self { events, busy_since })
+        Ok(Self { events, starter, busy_since })
     }
 
-    /// Tells the runner that a payload was queued or that a child has ended.
+    /// Starts what waits as long as a slot is free: to be called after a payload was queued. May wait for the disk.
+    pub fn start_waiting(&self) {
+        self.starter.fill_slots();
+        if self.starter.is_closed() {
+            self.wake();
+        }
+    }
+
+    /// Tells the runner that a child has ended.
     pub fn wake(&self) {
         self.send(Event::Look);
     }
@@ -114,7 +151,7 @@ impl Runner {
     pub fn stuck_for(&self) -> Duration {
         match self.busy_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => Duration::from_millis(u64::try_from(now_ms() - since).unwrap_or(0)),
+            since => Duration::from_millis(u64::try_from(monotonic_ms() - since).unwrap_or(0)),
         }
     }
 
@@ -136,37 +173,54 @@ struct Run {
     directory: Arc<Path>,
     started: Instant,
     phase: Phase,
+    /// Where MAX_LOG bounds them.
+    outputs: Vec<Arc<Output>>,
 }
 
 enum Phase {
     /// `run.sh` runs, up to this moment at the most.
     Running { until: Option<Instant> },
-    /// The tree has got SIGTERM and gets SIGKILL at `kill_at`; `exit` is there once `run.sh` itself is gone.
-    Ending { kill_at: Instant, exit: Option<Exit> },
+    /// The tree has got SIGTERM and gets SIGKILL at `kill_at`; `exit` is there once `run.sh` itself is gone, and from then
+    /// on the rest of the tree is looked for at `look_at`.
+    Ending { kill_at: Instant, look_at: Instant, exit: Option<Exit> },
 }
 
 /// The state of the runner's thread.
 struct Work {
     store: Store,
+    ends: Ends,
     limits: Limits,
-    launcher: Launcher,
+    launcher: Arc<Launcher>,
+    starter: Starter,
     runs: Vec<Run>,
     /// Where all payload directories are.
     data_path: PathBuf,
     /// Children that this process had before the runner: somebody else's, left alone.
     strangers: Vec<u32>,
+    /// Ends the payloads if this process is killed.
+    guard: Option<Guard>,
     drain: Option<(Instant, Sender<()>)>,
     /// Whether the listener of `drain` has been told that nothing is left.
     is_drained: bool,
     busy_since: Arc<AtomicI64>,
+    /// What waits for the disk, and how many ends are under way there.
+    disk: Disk,
+    ends_under_way: Arc<AtomicUsize>,
+    events: Sender<Event>,
 }
 
 impl Work {
     fn run(mut self, inbox: &Receiver<Event>) {
+        self.start_guard();
+        // What an earlier life has left; who comes later starts himself.
+        if self.store.waiting() > 0 {
+            let starter = self.starter.clone();
+            self.disk.run(move || starter.fill_slots());
+        }
         loop {
             self.reap();
             self.enforce_deadlines();
-            self.start_waiting();
+            self.give_up_waiting();
             self.report_drained();
             let Some(first) = self.next_event(inbox) else {
                 continue;
@@ -186,15 +240,15 @@ impl Work {
             None => inbox.recv().ok(),
             Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok(),
         };
-        self.busy_since.store(now_ms(), Ordering::Relaxed);
+        self.busy_since.store(monotonic_ms().max(1), Ordering::Relaxed);
         event
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let of_runs = self.runs.iter().filter_map(|run| match run.phase {
             Phase::Running { until } => until,
-            Phase::Ending { kill_at, exit: None } => Some(kill_at),
-            Phase::Ending { kill_at, exit: Some(_) } => Some(kill_at.min(Instant::now() + ENDING_LOOK)),
+            Phase::Ending { kill_at, exit: None, .. } => Some(kill_at),
+            Phase::Ending { kill_at, look_at, exit: Some(_) } => Some(kill_at.min(look_at)),
         });
         let any_running = self.runs.iter().any(|run| matches!(run.phase, Phase::Running { .. }));
         let is_waited_for = any_running || (self.runs.is_empty() && !self.is_drained);
@@ -205,61 +259,53 @@ impl Work {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Look => {}
+            Event::Start(ready) => self.start(ready),
             Event::Kill(id) => self.begin_end(id),
-            Event::Drain(deadline, done) => self.drain = Some((deadline, done)),
+            Event::Drain(deadline, done) => {
+                self.starter.close();
+                self.drain = Some((deadline, done));
+            }
             Event::Abort => self.abort(),
         }
     }
 
-    /// Starts payloads as long as a slot is free and one waits.
-    fn start_waiting(&mut self) {
-        if self.drain.is_some() {
-            // Each time: an upload that was under way when the client was stopped may have become a payload since.
-            return self.give_up_waiting();
+    fn start(&mut self, ready: Ready) {
+        let Ready { id, directory, streams } = ready;
+        // It may have waited long for the disk.
+        let is_wanted =
+            self.store.get(id).is_ok_and(|now| now.is_some_and(|now| now.status == Status::Running));
+        if !is_wanted {
+            self.end_unstarted(
+                id,
+                streams,
+                Outcome::not_started(Status::Killed, "it was killed before its start"),
+            );
+            return;
         }
-        while self.runs.len() < self.limits.slots {
-            match self.store.claim() {
-                Ok(Some(payload)) => self.start(&payload),
-                Ok(None) => return,
-                Err(error) => {
-                    event!(Error, "cannot claim a payload", error = error.to_string());
-                    return;
+        let started = Instant::now();
+        match self.launcher.start(id, &directory, &streams) {
+            Ok(pid) => {
+                if let Err(error) = self.store.set_pid(id, pid) {
+                    event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
+                event!(Info, "payload started", payload = id, pid = pid);
+                let until = self.limits.time_limit.map(|limit| started + limit);
+                let (phase, outputs) = (Phase::Running { until }, streams.outputs);
+                self.runs.push(Run { id, pid, directory, started, phase, outputs });
             }
+            Err(error) => self.end_unstarted(id, streams, error.outcome()),
         }
     }
 
-    fn start(&mut self, payload: &Payload) {
-        let started = Instant::now();
-        let directory: Arc<Path> = Path::new(&payload.loc).into();
-        match self.launcher.start(payload.id, &directory) {
-            Ok(pid) => {
-                if let Err(error) = self.store.set_pid(payload.id, pid) {
-                    event!(Error, "cannot note a pid", payload = payload.id, error = error.to_string());
-                }
-                event!(Info, "payload started", payload = payload.id, pid = pid);
-                let until = self.limits.time_limit.map(|limit| started + limit);
-                self.runs.push(Run {
-                    id: payload.id,
-                    pid,
-                    directory,
-                    started,
-                    phase: Phase::Running { until },
-                });
-            }
-            Err(error) => {
-                let status = match error {
-                    StartError::NoScript => Status::Invalid,
-                    _ => Status::Failed,
-                };
-                self.note_end(payload.id, &Outcome::not_started(status, error.to_string()));
-            }
-        }
+    fn start_guard(&mut self) {
+        self.guard = Guard::start(&self.data_path);
+        self.strangers.extend(self.guard.as_ref().map(Guard::pid));
     }
 
     /// Ends what has run too long, by its own limit or because the client stops; kills what did not heed SIGTERM.
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
+        let known = self.known();
         let stopping = self.drain.as_ref().is_some_and(|drain| drain.0 <= now);
         let mut overdue = Vec::new();
         for run in &mut self.runs {
@@ -271,7 +317,7 @@ impl Work {
                     overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit_s} s")));
                 }
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
-                    processes::signal_tree(&tree, Signal::KILL);
+                    processes::signal_tree(&tree, &known, Signal::KILL);
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
                     *kill_at = now + ENDING_LOOK;
                 }
@@ -305,12 +351,16 @@ impl Work {
         }
     }
 
-    /// Payloads that wait when the client stops will not be started by it: they are told so, not lost.
+    /// Payloads that wait when the client stops will not be started by it: they are told so, not lost. At every event: an
+    /// upload that was under way then may have become a payload since.
     fn give_up_waiting(&self) {
+        if self.drain.is_none() || self.limits.has_successor {
+            return;
+        }
         match self.store.kill_waiting(STOPPED) {
-            Ok(ids) => {
-                for id in ids {
-                    event!(Warn, "payload is not started", payload = id, reason = STOPPED);
+            Ok(payloads) => {
+                for payload in payloads {
+                    event!(Warn, "payload is not started", payload = payload.id, reason = STOPPED);
                 }
             }
             Err(error) => event!(Error, "cannot give up the waiting payloads", error = error.to_string()),
@@ -320,29 +370,13 @@ impl Work {
     /// Left-overs are waited for, up to the deadline: some cannot be killed.
     fn report_drained(&mut self) {
         if let Some((deadline, done)) = &self.drain
-            && self.runs.is_empty()
+            && self.starter.is_idle()
+            && self.ends_under_way.load(Ordering::Acquire) == 0
             && (!self.end_leftovers() || *deadline <= Instant::now())
         {
             self.is_drained = true;
             // The listener may have left already, with the process about to end.
             let _ = done.send(());
-        }
-    }
-
-    /// Writes an end to the store and the log.
-    fn note_end(&self, id: PayloadId, outcome: &Outcome) {
-        match self.store.finish(id, outcome) {
-            Ok(status) => event!(
-                Info,
-                "payload ended",
-                payload = id,
-                status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
-                exit_code = outcome.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
-                signal = outcome.signal.map_or_else(|| "-".to_owned(), |signal| signal.to_string()),
-                wall_s = outcome.usage.wall_s,
-                error = outcome.error.as_deref().unwrap_or("-"),
-            ),
-            Err(error) => event!(Error, "cannot note an end", payload = id, error = error.to_string()),
         }
     }
 }

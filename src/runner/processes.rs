@@ -3,17 +3,32 @@
 //! found as well.
 
 use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use procfs::process::{Process, all_processes};
+use procfs::FromRead as _;
+use procfs::process::Stat;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use super::environment::PAYLOAD_ID;
+use super::environment::{PAYLOAD_DIR, PAYLOAD_ID};
+use super::start::{STDERR_FILE, STDOUT_FILE};
 use crate::event;
 use crate::payload::PayloadId;
+use crate::sys;
+
+/// How long the processes of a client that is gone are ended; one may hang in the kernel.
+pub(super) const STRAYS_WAIT: Duration = Duration::from_secs(10);
+const STRAYS_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often in a row the orphans are looked at for those that fork their successor and end.
+const LINE_LOOKS: u32 = 50;
+const LINE_PAUSE: Duration = Duration::from_millis(1);
 
 /// One process, as far as belonging goes.
 struct Entry {
@@ -36,14 +51,14 @@ pub(super) struct Tree {
 
 /// Sends `signal` to all processes of a payload. Its group is signalled by one call, which the kernel makes atomic
 /// against forks. The others are looked for before it, while they still descend from `run.sh`, and after it, since one may
-/// have left the group in between.
-pub(super) fn signal_tree(tree: &Tree, signal: Signal) {
-    let mut members = members(tree);
+/// have left the group in between. `known` are our children that are no orphans.
+pub(super) fn signal_tree(tree: &Tree, known: &[u32], signal: Signal) {
+    let mut members = members(tree, known);
     if !tree.root_is_reaped || members.iter().any(|entry| entry.group == tree.root) {
         signal_group(tree.root, signal);
     }
     members.retain(|entry| entry.group != tree.root);
-    for entry in self::members(tree) {
+    for entry in self::members(tree, known) {
         if entry.group != tree.root && members.iter().all(|known| known.pid != entry.pid) {
             members.push(entry);
         }
@@ -51,11 +66,45 @@ pub(super) fn signal_tree(tree: &Tree, signal: Signal) {
     for entry in members.iter().filter(|entry| !entry.is_zombie) {
         signal_one(entry.pid, signal);
     }
+    if signal == Signal::KILL {
+        is_without_lines(tree, known, Some(signal));
+    }
 }
 
-/// Whether any process of a payload lives, zombies not counted.
-pub(super) fn any_left(tree: &Tree) -> bool {
-    members(tree).iter().any(|entry| !entry.is_zombie)
+/// Whether any process of a payload lives, zombies not counted. `known` are our children that are no orphans.
+pub(super) fn any_left(tree: &Tree, known: &[u32]) -> bool {
+    // The quick look comes first: while lines breed, each walk through /proc takes longer than the one before.
+    !is_without_lines(tree, known, None)
+        || members(tree, known).iter().any(|entry| !entry.is_zombie)
+        || !is_without_lines(tree, known, None)
+}
+
+/// Whether nothing is left of a payload that forks its successor and is gone faster than /proc can be walked. Of such a line
+/// one process is our child at each moment, since its parent is gone, and the list of our children is one quick look.
+/// With `signal`, what is met is sent it, again and again, until nothing comes after it.
+fn is_without_lines(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool {
+    for _ in 0..LINE_LOOKS {
+        let mut is_line_seen = false;
+        for pid in adopted(known) {
+            // At once: a line leaves thousands of zombies a second, and all that are there slow down each look at /proc.
+            if sys::reap(pid).is_some() {
+                // It may have lived when the list was read, and its successor have come to us since.
+                is_line_seen = true;
+            } else if Origin::of(pid).is(tree.id, &tree.directory) {
+                let Some(signal) = signal else { return false };
+                signal_one(pid, signal);
+                is_line_seen = true;
+            }
+        }
+        if !is_line_seen {
+            return true;
+        }
+        if signal.is_some() {
+            // On a busy host what is killed needs the processor to die, and only then hands over what it has forked.
+            thread::sleep(LINE_PAUSE);
+        }
+    }
+    false
 }
 
 /// Signals one process group.
@@ -82,15 +131,14 @@ fn report(what: &str, number: u32, result: Option<rustix::io::Result<()>>) {
     }
 }
 
-fn members(tree: &Tree) -> Vec<Entry> {
+/// The processes of a payload. Orphans that have ended are reaped as they are met: who forks faster than this goes through
+/// /proc would otherwise fill the table of processes.
+fn members(tree: &Tree, known: &[u32]) -> Vec<Entry> {
     let own_pid = std::process::id();
-    let all: Vec<Entry> = match all_processes() {
-        Ok(processes) => processes.flatten().filter_map(|process| entry(&process)).collect(),
-        Err(error) => {
-            event!(Error, "cannot read /proc", payload = tree.id, error = error.to_string());
-            return Vec::new();
-        }
-    };
+    let is_ended_orphan =
+        |entry: &Entry| entry.is_zombie && entry.parent == own_pid && !known.contains(&entry.pid);
+    let all: Vec<Entry> =
+        entries().filter(|entry| !is_ended_orphan(entry) || sys::reap(entry.pid).is_none()).collect();
     let is_of_root = |entry: &Entry| entry.pid == tree.root || entry.session == tree.root;
     let is_seed = |entry: &&Entry| {
         let is_child = entry.parent == own_pid;
@@ -99,22 +147,94 @@ fn members(tree: &Tree) -> Vec<Entry> {
             || (is_child && !is_root && entry.session == tree.root)
             || (is_child && !is_root && Origin::of(entry.pid).is(tree.id, &tree.directory))
     };
-    let mut found: HashSet<u32> = all.iter().filter(is_seed).map(|entry| entry.pid).collect();
-    // Children of members are members; repeat until none is new. Trees are shallow, so this takes few rounds.
-    loop {
-        let before = found.len();
-        let children = all.iter().filter(|entry| found.contains(&entry.parent));
-        let children: Vec<u32> = children.map(|entry| entry.pid).collect();
-        found.extend(children);
-        if found.len() == before {
-            break;
-        }
-    }
+    let seeds = all.iter().filter(is_seed).map(|entry| entry.pid).collect();
+    let found = with_descendants(&all, seeds);
     all.into_iter().filter(|entry| found.contains(&entry.pid)).collect()
 }
 
-fn entry(process: &Process) -> Option<Entry> {
-    let stat = process.stat().ok()?;
+/// Children of members are members; repeats until none is new. Trees are shallow, so this takes few rounds.
+fn with_descendants(all: &[Entry], mut members: HashSet<u32>) -> HashSet<u32> {
+    loop {
+        let before = members.len();
+        let children = all.iter().filter(|entry| members.contains(&entry.parent));
+        let children: Vec<u32> = children.map(|entry| entry.pid).collect();
+        members.extend(children);
+        if members.len() == before {
+            return members;
+        }
+    }
+}
+
+/// Ends all processes of all payloads below `data_path` by SIGKILL, for a client that is gone: they are nobody's children
+/// now, so the environment and the output that they were started with, sessions and descent have to tell them.
+pub fn end_strays(data_path: &Path) {
+    let deadline = Instant::now() + STRAYS_WAIT;
+    loop {
+        let strays = strays(data_path);
+        if strays.is_empty() {
+            return;
+        }
+        if Instant::now() >= deadline {
+            event!(Error, "processes of earlier payloads cannot be ended", number = strays.len());
+            return;
+        }
+        for stray in &strays {
+            // By groups first: one call reaches all that a fork bomb has in one, and none can be forked meanwhile.
+            if stray.group == stray.pid {
+                signal_group(stray.group, Signal::KILL);
+            }
+        }
+        for stray in &strays {
+            signal_one(stray.pid, Signal::KILL);
+        }
+        event!(Info, "processes of earlier payloads are ended", number = strays.len());
+        thread::sleep(STRAYS_PAUSE);
+    }
+}
+
+fn strays(data_path: &Path) -> Vec<Entry> {
+    let own_pid = std::process::id();
+    let all: Vec<Entry> = entries().collect();
+    let seeds: HashSet<u32> =
+        all.iter().filter(|entry| is_of_a_payload(entry.pid, data_path)).map(|entry| entry.pid).collect();
+    // A payload leads a session of its own: whoever is in one with it is of it, whatever else he hides. Not so where the
+    // leader is known and none of a payload's: somebody's shell, in which he runs a payload's script by hand.
+    let is_leader_foreign =
+        |session| !seeds.contains(&session) && all.iter().any(|entry| entry.pid == session);
+    let sessions: HashSet<u32> = all
+        .iter()
+        .filter(|entry| seeds.contains(&entry.pid) && !is_leader_foreign(entry.session))
+        .map(|entry| entry.session)
+        .collect();
+    let in_sessions = all.iter().filter(|entry| sessions.contains(&entry.session)).map(|entry| entry.pid);
+    let members = with_descendants(&all, seeds.iter().copied().chain(in_sessions).collect());
+    let is_stray = |entry: &Entry| members.contains(&entry.pid) && !entry.is_zombie && entry.pid != own_pid;
+    all.into_iter().filter(is_stray).collect()
+}
+
+/// By what only a payload's processes have: the variable, or the logs as output. Not by the working directory, which may be
+/// that of a person who looks at the files.
+fn is_of_a_payload(pid: u32, data_path: &Path) -> bool {
+    let named = variable_of(pid, PAYLOAD_DIR).map(PathBuf::from);
+    if named.is_some_and(|directory| directory.parent() == Some(data_path)) {
+        return true;
+    }
+    ["fd/1", "fd/2"].iter().filter_map(|link| target_of(pid, link)).any(|file| {
+        let is_log = file.file_name().is_some_and(|name| name == STDOUT_FILE || name == STDERR_FILE);
+        is_log && file.parent().and_then(Path::parent) == Some(data_path)
+    })
+}
+
+/// The processes of this system, one after the other; none, which the log tells, without /proc.
+fn entries() -> impl Iterator<Item = Entry> {
+    let listing = fs::read_dir("/proc")
+        .inspect_err(|error| event!(Error, "cannot read /proc", error = error.to_string()));
+    let names = listing.into_iter().flatten().flatten().map(|found| found.file_name());
+    names.filter_map(|name| entry(name.to_str()?.parse().ok()?))
+}
+
+fn entry(pid: u32) -> Option<Entry> {
+    let stat = Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
     Some(Entry {
         pid: u32::try_from(stat.pid).ok()?,
         parent: u32::try_from(stat.ppid).ok()?,
@@ -154,23 +274,28 @@ impl Origin {
 
 /// The payload that a process was started for, by the environment that it was started with.
 fn payload_of(pid: u32) -> Option<PayloadId> {
+    variable_of(pid, PAYLOAD_ID)?.to_str()?.parse().ok()
+}
+
+/// A variable of the environment that a process was started with (proc_pid_environ(5)).
+fn variable_of(pid: u32, name: &str) -> Option<OsString> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
-    let value =
-        variables.find_map(|variable| variable.strip_prefix(PAYLOAD_ID.as_bytes())?.strip_prefix(b"="))?;
-    std::str::from_utf8(value).ok()?.parse().ok()
+    let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    Some(OsStr::from_bytes(value).to_owned())
 }
 
 fn places_of(pid: u32) -> Vec<PathBuf> {
-    let links = ["cwd", "fd/1", "fd/2"].into_iter();
-    let targets = links.filter_map(|link| fs::read_link(format!("/proc/{pid}/{link}")).ok());
-    // The kernel marks what has been removed since (proc_pid_cwd(5)).
-    targets
-        .map(|target| match target.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
-            Some(original) => PathBuf::from(original),
-            None => target,
-        })
-        .collect()
+    ["cwd", "fd/1", "fd/2"].iter().filter_map(|link| target_of(pid, link)).collect()
+}
+
+/// Where a link of /proc/PID points, or pointed: the kernel marks what has been removed since (proc_pid_cwd(5)).
+fn target_of(pid: u32, link: &str) -> Option<PathBuf> {
+    let target = fs::read_link(format!("/proc/{pid}/{link}")).ok()?;
+    Some(match target.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(original) => PathBuf::from(original),
+        None => target,
+    })
 }
 
 /// The live children of this process that it did not start itself: orphans that came to it.
@@ -182,11 +307,7 @@ pub(super) fn adopted(known: &[u32]) -> Vec<u32> {
     let own_pid = std::process::id();
     let children: Vec<u32> = match fs::read_to_string(format!("/proc/self/task/{own_pid}/children")) {
         Ok(list) => list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-        Err(_) => all_processes()
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|process| entry(&process))
+        Err(_) => entries()
             .filter(|entry| entry.parent == own_pid && !entry.is_zombie)
             .map(|entry| entry.pid)
             .collect(),

@@ -3,22 +3,24 @@
 use std::ffi::{CStr, CString};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::environment::Environment;
-use crate::payload::PayloadId;
+use super::output::{Output, Outputs};
+use crate::payload::{Outcome, PayloadId, Status};
 use crate::sys::{self, Command};
 
 const SCRIPT: &str = "run.sh";
-const STDOUT_FILE: &str = ".orchestrator.out";
-const STDERR_FILE: &str = ".orchestrator.err";
+pub(super) const STDOUT_FILE: &str = ".orchestrator.out";
+pub(super) const STDERR_FILE: &str = ".orchestrator.err";
 const SHELL: &CStr = c"/bin/sh";
 
 /// The longest `#!` line that Linux reads (BINPRM_BUF_SIZE, Linux 5.1).
@@ -35,6 +37,8 @@ const BUSY_PAUSE: Duration = Duration::from_micros(500);
 pub(super) enum StartError {
     #[error("there is no run.sh among the files; add one")]
     NoScript,
+    #[error("its record cannot be written in DATA_PATH: {0}")]
+    Record(io::Error),
     #[error("cannot create {file}: {source}")]
     Log { file: &'static str, source: io::Error },
     #[error(
@@ -63,24 +67,78 @@ pub(super) enum StartError {
     Spawn(io::Error),
 }
 
+impl StartError {
+    /// What becomes of the payload then.
+    pub(super) fn outcome(&self) -> Outcome {
+        let status = match self {
+            Self::NoScript => Status::Invalid,
+            _ => Status::Failed,
+        };
+        Outcome::not_started(status, self.to_string())
+    }
+}
+
 /// What all starts have in common.
 pub(super) struct Launcher {
     environment: Environment,
     stdin: File,
+    outputs: Option<Outputs>,
+}
+
+/// Where a payload writes to.
+pub(super) struct Streams {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// What comes out of it, where MAX_LOG bounds that.
+    pub(super) outputs: Vec<Arc<Output>>,
 }
 
 impl Launcher {
-    /// Fails where there is no /dev/null to read from.
-    pub(super) fn new() -> io::Result<Self> {
+    /// Fails where there is no /dev/null to read from. `max_log`: bytes of each output that are kept.
+    pub(super) fn new(max_log: Option<u64>) -> io::Result<Self> {
         let stdin = File::open("/dev/null")
             .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
-        Ok(Self { environment: Environment::new(), stdin })
+        let outputs = max_log.map(Outputs::start).transpose()?;
+        Ok(Self { environment: Environment::new(), stdin, outputs })
     }
 
-    /// Starts the payload in `directory`. Gives the pid, which is the number of its session and process group too.
-    pub(super) fn start(&self, id: PayloadId, directory: &Path) -> Result<u32, StartError> {
-        let stdout = create_log(directory, STDOUT_FILE)?;
-        let stderr = create_log(directory, STDERR_FILE)?;
+    /// Creates the logs of the payload in `directory`.
+    pub(super) fn open_streams(&self, id: PayloadId, directory: &Path) -> Result<Streams, StartError> {
+        let mut outputs = Vec::new();
+        let stdout = self.output(id, directory, STDOUT_FILE, &mut outputs)?;
+        let stderr = self.output(id, directory, STDERR_FILE, &mut outputs)?;
+        Ok(Streams { stdout, stderr, outputs })
+    }
+
+    /// Completes the logs of a payload of which no process is left.
+    pub(super) fn end_outputs(&self, outputs: &[Arc<Output>]) {
+        for output in outputs {
+            self.outputs.iter().for_each(|all| all.end(output));
+        }
+    }
+
+    /// What the payload writes to: the file itself, or a pipe that ends up in it.
+    fn output(
+        &self,
+        id: PayloadId,
+        directory: &Path,
+        file: &'static str,
+        begun: &mut Vec<Arc<Output>>,
+    ) -> Result<OwnedFd, StartError> {
+        let log = create_log(directory, file)?;
+        let Some(outputs) = &self.outputs else { return Ok(log.into()) };
+        let (output, pipe) = outputs.begin(id, log).map_err(|source| StartError::Log { file, source })?;
+        begun.push(output);
+        Ok(pipe.into())
+    }
+
+    /// Starts the payload in `directory`. Gives its process, whose number is that of its session and process group too.
+    pub(super) fn start(
+        &self,
+        id: PayloadId,
+        directory: &Path,
+        streams: &Streams,
+    ) -> Result<u32, StartError> {
         let own = Environment::own(id, directory);
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
@@ -91,7 +149,7 @@ impl Launcher {
                 arguments,
                 environment: &environment,
                 directory: &path,
-                stdio: [self.stdin.as_fd(), stdout.as_fd(), stderr.as_fd()],
+                stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
             })
         };
         let result = command(c"./run.sh", &[c"./run.sh"]);
@@ -185,7 +243,9 @@ mod tests {
             thread::sleep(BUSY_PAUSE * 20);
             drop(script);
         });
-        let pid = Launcher::new().expect("/dev/null").start(1, directory.path()).expect("started");
+        let launcher = Launcher::new(None).expect("/dev/null");
+        let streams = launcher.open_streams(1, directory.path()).expect("created");
+        let pid = launcher.start(1, directory.path(), &streams).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

@@ -6,13 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::payload::{Outcome, Payload, PayloadId, Status, UnixMs, Usage, now_ms};
-
-/// The largest id that is given: the servers keep ids in 32 bits, signed in places.
-const LAST_ID: u32 = (1 << 31) - 1;
-
-/// The first id of a life is drawn below this, so that half of the range is left to count up in.
-const FIRST_ID_BELOW: u32 = 1 << 30;
+use crate::payload::{MonotonicMs, Payload, PayloadId, Status, Usage, monotonic_ms, now_ms};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -34,18 +28,18 @@ pub enum StoreError {
     /// SQLite refused; in memory this means that memory is used up, or a bug.
     #[error("the database failed: {0}")]
     Database(#[from] rusqlite::Error),
-    /// All ids of this life are given.
-    #[error("all payload ids are used up; restart the client to draw new ones")]
-    IdsUsedUp,
+    /// As many payloads wait as may.
+    #[error("MAX_QUEUE payloads wait already")]
+    QueueFull,
 }
 
 /// What [`Store::kill`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Killed {
     /// It ran: its processes are still to be ended.
     Running,
-    /// It waited: it will not be started.
-    Waiting,
+    /// It waited: it will not be started, and this is its end.
+    Waiting(Box<Payload>),
     /// It had ended before; its status stays.
     Ended,
 }
@@ -63,21 +57,26 @@ pub struct Counts {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
+    /// Told of each payload that is no longer pending.
+    on_end: Arc<OnEnd>,
 }
+
+type OnEnd = dyn Fn(PayloadId) + Send + Sync;
 
 struct Inner {
     connection: Connection,
-    next_id: PayloadId,
+    /// How many payloads are `Prepared`: each upload asks, and counting rows would slow down with the queue.
+    waiting: u32,
 }
 
 impl Store {
-    /// A new, empty database. Its ids start at a random place, so that an id of an earlier life is unknown here.
-    pub fn open() -> Result<Self, StoreError> {
+    /// A new, empty database. `on_end` is called, with no lock held, with each payload that waits and runs no more.
+    pub fn open(on_end: impl Fn(PayloadId) + Send + Sync + 'static) -> Result<Self, StoreError> {
         let connection = Connection::open_in_memory()?;
         connection.execute_batch(SCHEMA)?;
         connection.set_prepared_statement_cache_capacity(32);
-        let next_id = fastrand::u32(1..FIRST_ID_BELOW);
-        Ok(Self { inner: Arc::new(Mutex::new(Inner { connection, next_id })) })
+        let inner = Arc::new(Mutex::new(Inner { connection, waiting: 0 }));
+        Ok(Self { inner, on_end: Arc::new(on_end) })
     }
 
     /// A panic while the lock is held would end the process, so a poisoned lock is only met in tests.
@@ -85,19 +84,23 @@ impl Store {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a payload whose files are all on disk at `loc`, as `Prepared`.
-    pub fn add(&self, loc: &str) -> Result<Payload, StoreError> {
+    /// Adds a payload to those that wait, unless `max_waiting` wait already.
+    pub fn add(&self, payload: &Payload, max_waiting: u32) -> Result<(), StoreError> {
         let mut inner = self.lock();
-        let id = inner.next_id;
-        if id > LAST_ID {
-            return Err(StoreError::IdsUsedUp);
+        if inner.waiting >= max_waiting {
+            return Err(StoreError::QueueFull);
         }
-        let sql = with_columns!(
-            "INSERT INTO payload (id, status, loc, created_at) VALUES (?1, 'Prepared', ?2, ?3) RETURNING"
-        );
-        let payload = inner.one(sql, params![id, loc, now_ms()])?;
-        inner.next_id = id + 1;
-        Ok(payload)
+        inner.insert(payload)
+    }
+
+    /// Adds a payload of an earlier life, whatever its status.
+    pub fn restore(&self, payload: &Payload) -> Result<(), StoreError> {
+        self.lock().insert(payload)
+    }
+
+    /// How many payloads wait.
+    pub fn waiting(&self) -> u32 {
+        self.lock().waiting
     }
 
     /// The payload with this id.
@@ -112,7 +115,13 @@ impl Store {
             "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
             "(SELECT id FROM payload WHERE status = 'Prepared' ORDER BY id LIMIT 1) RETURNING"
         );
-        Ok(self.lock().one(sql, params![now_ms()]).optional()?)
+        let mut inner = self.lock();
+        if inner.waiting == 0 {
+            return Ok(None);
+        }
+        let claimed = inner.one(sql, params![now_ms()]).optional()?;
+        inner.waiting -= u32::from(claimed.is_some());
+        Ok(claimed)
     }
 
     /// Notes the process of a payload that has been started.
@@ -122,43 +131,54 @@ impl Store {
         Ok(())
     }
 
-    /// Notes how a payload ended. A payload that has been killed meanwhile stays `Killed`, and its reason stays.
-    /// Gives the status that holds now; `None` if the payload had an end already.
-    pub fn finish(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Status>, StoreError> {
-        let sql = "UPDATE payload SET status = CASE status WHEN 'Running' THEN ?2 ELSE status END, \
-                   error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, \
-                   wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10 \
-                   WHERE id = ?1 AND finished_at IS NULL RETURNING status";
-        let usage = outcome.usage;
-        let inner = self.lock();
-        let mut statement = inner.connection.prepare_cached(sql)?;
-        let word: Option<String> = statement
-            .query_row(
-                params![
-                    id,
-                    outcome.status.to_string(),
-                    outcome.error,
-                    outcome.exit_code,
-                    outcome.signal,
-                    now_ms(),
-                    usage.wall_s,
-                    usage.user_s,
-                    usage.system_s,
-                    i64::try_from(usage.max_rss_bytes).unwrap_or(i64::MAX),
-                ],
-                |row| row.get(0),
-            )
-            .optional()?;
-        word.map(|word| status_of(&word)).transpose().map_err(StoreError::from)
+    /// Notes the end of a payload, as [`Payload::ended`] gave it. A payload that has been killed since stays `Killed`, and
+    /// its reason stays. Gives the payload as it is now; `None` if it had an end already.
+    pub fn finish(&self, ended: &Payload) -> Result<Option<Payload>, StoreError> {
+        let sql = with_columns!(
+            "UPDATE payload SET status = CASE status WHEN 'Running' THEN ?2 ELSE status END, ",
+            "error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, ",
+            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, ended_clock = ?11 ",
+            "WHERE id = ?1 AND finished_at IS NULL RETURNING"
+        );
+        let Payload { id, status, error, exit_code, signal, finished_at, usage, .. } = ended;
+        let params = params![
+            id,
+            status.to_string(),
+            error,
+            exit_code,
+            signal,
+            finished_at,
+            usage.wall_s,
+            usage.user_s,
+            usage.system_s,
+            clamped(usage.max_rss_bytes),
+            monotonic_ms(),
+        ];
+        let finished = self.lock().one(sql, params).optional()?;
+        if let Some(payload) = &finished {
+            (self.on_end)(payload.id);
+        }
+        Ok(finished)
     }
 
     /// Marks a payload that waits or runs as `Killed`, for `reason`. `None` if the id is unknown.
     pub fn kill(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
-        let inner = self.lock();
-        let waiting = "UPDATE payload SET status = 'Killed', killed = 1, error = ?2, finished_at = ?3 \
-                       WHERE id = ?1 AND status = 'Prepared'";
-        if inner.change(waiting, params![id, reason, now_ms()])? == 1 {
-            return Ok(Some(Killed::Waiting));
+        let killed = self.mark_killed(id, reason)?;
+        if matches!(killed, Some(Killed::Running | Killed::Waiting(_))) {
+            (self.on_end)(id);
+        }
+        Ok(killed)
+    }
+
+    fn mark_killed(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
+        let mut inner = self.lock();
+        let waiting = with_columns!(
+            "UPDATE payload SET status = 'Killed', killed = 1, error = ?2, finished_at = ?3, ended_clock = ?4 ",
+            "WHERE id = ?1 AND status = 'Prepared' RETURNING"
+        );
+        if let Some(payload) = inner.one(waiting, params![id, reason, now_ms(), monotonic_ms()]).optional()? {
+            inner.waiting -= 1;
+            return Ok(Some(Killed::Waiting(Box::new(payload))));
         }
         let running = "UPDATE payload SET status = 'Killed', killed = 1, error = ?2 \
                        WHERE id = ?1 AND status = 'Running'";
@@ -172,24 +192,34 @@ impl Store {
         Ok(still_ending.map(|still_ending| if still_ending { Killed::Running } else { Killed::Ended }))
     }
 
-    /// Marks all payloads that wait as `Killed`, for `reason`. Gives their ids.
-    pub fn kill_waiting(&self, reason: &str) -> Result<Vec<PayloadId>, StoreError> {
-        let sql = "UPDATE payload SET status = 'Killed', killed = 1, error = ?1, finished_at = ?2 \
-                   WHERE status = 'Prepared' RETURNING id";
-        self.lock().list(sql, params![reason, now_ms()], |row| row.get(0))
+    /// Marks all payloads that wait as `Killed`, for `reason`. Gives them.
+    pub fn kill_waiting(&self, reason: &str) -> Result<Vec<Payload>, StoreError> {
+        let sql = with_columns!(
+            "UPDATE payload SET status = 'Killed', killed = 1, error = ?1, finished_at = ?2, ended_clock = ?3 ",
+            "WHERE status = 'Prepared' RETURNING"
+        );
+        let killed = {
+            let mut inner = self.lock();
+            inner.waiting = 0;
+            inner.list(sql, params![reason, now_ms(), monotonic_ms()], payload_of)?
+        };
+        for payload in &killed {
+            (self.on_end)(payload.id);
+        }
+        Ok(killed)
     }
 
     /// Marks the payloads that ended before `cutoff` as `Cleaned`. Gives the directories to remove, with their ids.
-    pub fn clean(&self, cutoff: UnixMs) -> Result<Vec<(PayloadId, String)>, StoreError> {
-        let sql = "UPDATE payload SET status = 'Cleaned', cleaned_at = ?2 \
-                   WHERE cleaned_at IS NULL AND finished_at < ?1 RETURNING id, loc";
+    pub fn clean(&self, cutoff: MonotonicMs) -> Result<Vec<(PayloadId, String)>, StoreError> {
+        let sql = "UPDATE payload SET status = 'Cleaned', cleaned_clock = ?2 \
+                   WHERE cleaned_clock IS NULL AND ended_clock < ?1 RETURNING id, loc";
         let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        self.lock().list(sql, params![cutoff, now_ms()], pair)
+        self.lock().list(sql, params![cutoff, monotonic_ms()], pair)
     }
 
     /// Deletes the rows that were cleaned before `cutoff`. Gives their number.
-    pub fn forget(&self, cutoff: UnixMs) -> Result<usize, StoreError> {
-        self.lock().change("DELETE FROM payload WHERE cleaned_at < ?1", params![cutoff])
+    pub fn forget(&self, cutoff: MonotonicMs) -> Result<usize, StoreError> {
+        self.lock().change("DELETE FROM payload WHERE cleaned_clock < ?1", params![cutoff])
     }
 
     /// Notes that somebody has fetched the result of a payload.
@@ -199,26 +229,61 @@ impl Store {
     }
 
     /// Whether a payload has ended since then whose result nobody has fetched.
-    pub fn has_untold(&self, since: UnixMs) -> Result<bool, StoreError> {
+    pub fn has_untold(&self, since: MonotonicMs) -> Result<bool, StoreError> {
         let inner = self.lock();
-        let sql = "SELECT EXISTS (SELECT 1 FROM payload WHERE cleaned_at IS NULL AND finished_at >= ?1 AND NOT told)";
+        let sql = "SELECT EXISTS (SELECT 1 FROM payload WHERE cleaned_clock IS NULL AND ended_clock >= ?1 AND NOT told)";
         Ok(inner.connection.prepare_cached(sql)?.query_row(params![since], |row| row.get(0))?)
+    }
+
+    /// The payloads that have been started and have not ended.
+    pub fn running(&self) -> Result<Vec<Payload>, StoreError> {
+        let sql =
+            with_columns!("SELECT"; "FROM payload WHERE started_at IS NOT NULL AND finished_at IS NULL");
+        self.lock().list(sql, [], payload_of)
     }
 
     /// How many payloads wait and run; also the proof that the database answers.
     pub fn counts(&self) -> Result<Counts, StoreError> {
         let inner = self.lock();
-        let mut statement = inner.connection.prepare_cached(
-            "SELECT (SELECT count(*) FROM payload WHERE status = 'Prepared'), \
-             (SELECT count(*) FROM payload WHERE started_at IS NOT NULL AND finished_at IS NULL)",
-        )?;
-        let counts =
-            statement.query_row([], |row| Ok(Counts { waiting: row.get(0)?, running: row.get(1)? }))?;
-        Ok(counts)
+        let sql = "SELECT count(*) FROM payload WHERE started_at IS NOT NULL AND finished_at IS NULL";
+        let running = inner.connection.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(Counts { waiting: inner.waiting, running })
     }
 }
 
 impl Inner {
+    fn insert(&mut self, payload: &Payload) -> Result<(), StoreError> {
+        let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+        let usage = payload.usage;
+        // One of an earlier life is as old as the wall clock says; from here on it ages by the other clock.
+        let ended_clock = payload.finished_at.map(|at| monotonic_ms() - (now_ms() - at).max(0));
+        self.change(
+            sql,
+            params![
+                payload.id,
+                payload.status.to_string(),
+                payload.loc,
+                payload.pid,
+                payload.killed,
+                payload.exit_code,
+                payload.signal,
+                payload.error,
+                payload.created_at,
+                payload.started_at,
+                payload.finished_at,
+                usage.wall_s,
+                usage.user_s,
+                usage.system_s,
+                clamped(usage.max_rss_bytes),
+                ended_clock,
+            ],
+        )?;
+        self.waiting += u32::from(payload.status == Status::Prepared);
+        Ok(())
+    }
+
     fn one(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<Payload> {
         self.connection.prepare_cached(sql)?.query_row(params, payload_of)
     }
@@ -237,6 +302,11 @@ impl Inner {
         let rows = statement.query_map(params, item)?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
+}
+
+/// SQLite's integers are signed.
+fn clamped(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
@@ -270,16 +340,23 @@ fn status_of(word: &str) -> rusqlite::Result<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::{Outcome, Usage};
+    use crate::payload::Outcome;
 
-    fn completed() -> Outcome {
-        Outcome {
+    fn add(store: &Store, id: PayloadId) -> PayloadId {
+        store.add(&Payload::prepared(id, format!("/{id}")), u32::MAX).expect("added");
+        id
+    }
+
+    fn complete(store: &Store, id: PayloadId) -> Option<Status> {
+        let outcome = Outcome {
             status: Status::Completed,
             exit_code: Some(0),
             signal: None,
             error: None,
             usage: Usage::default(),
-        }
+        };
+        let payload = Payload::prepared(id, String::new()).ended(&outcome);
+        store.finish(&payload).expect("answers").map(|payload| payload.status)
     }
 
     fn status(store: &Store, id: PayloadId) -> Status {
@@ -287,20 +364,44 @@ mod tests {
     }
 
     #[test]
-    fn ids_count_up_from_a_random_start_and_end_before_the_sign_bit() {
-        let store = Store::open().expect("opens");
-        let first = store.add("/a").expect("added").id;
-        assert!((1..FIRST_ID_BELOW).contains(&first));
-        assert_eq!(store.add("/b").expect("added").id, first + 1);
-        store.lock().next_id = LAST_ID;
-        assert_eq!(store.add("/c").expect("added").id, LAST_ID);
-        assert!(matches!(store.add("/d"), Err(StoreError::IdsUsedUp)));
+    fn what_was_added_comes_back_as_it_was() {
+        let store = Store::open(|_| ()).expect("opens");
+        let usage = Usage { wall_s: 1.5, user_s: 0.25, system_s: 0.125, max_rss_bytes: u64::MAX >> 1 };
+        let failed = Outcome {
+            status: Status::Failed,
+            exit_code: Some(3),
+            signal: Some(9),
+            error: Some("why".to_owned()),
+            usage,
+        };
+        let ended = Payload {
+            pid: Some(4242),
+            started_at: Some(5),
+            ..Payload::prepared(8, "/ended".to_owned()).ended(&failed)
+        };
+        store.restore(&ended).expect("restored");
+        assert_eq!(store.get(8).expect("answers"), Some(ended));
+        assert_eq!(store.counts().expect("answers"), Counts::default());
+    }
+
+    #[test]
+    fn no_more_wait_than_may() {
+        let store = Store::open(|_| ()).expect("opens");
+        let add = |id| store.add(&Payload::prepared(id, String::new()), 2);
+        assert!(add(1).is_ok() && add(2).is_ok());
+        assert!(matches!(add(3), Err(StoreError::QueueFull)));
+        store.claim().expect("answers");
+        assert!(add(3).is_ok());
+        assert_eq!(store.waiting(), 2);
+        store.kill(2, "reason").expect("answers");
+        store.kill_waiting("reason").expect("answers");
+        assert_eq!(store.counts().expect("answers"), Counts { waiting: 0, running: 1 });
     }
 
     #[test]
     fn the_oldest_is_claimed_first_and_only_once() {
-        let store = Store::open().expect("opens");
-        let ids: Vec<PayloadId> = (0..3).map(|_| store.add("/a").expect("added").id).collect();
+        let store = Store::open(|_| ()).expect("opens");
+        let ids: Vec<PayloadId> = (1..=3).map(|id| add(&store, id)).collect();
         for id in ids {
             let claimed = store.claim().expect("answers").expect("one waits");
             assert_eq!((claimed.id, claimed.status), (id, Status::Running));
@@ -310,13 +411,13 @@ mod tests {
 
     #[test]
     fn a_kill_and_an_end_cannot_overwrite_each_other() {
-        let store = Store::open().expect("opens");
-        let id = store.add("/a").expect("added").id;
+        let store = Store::open(|_| ()).expect("opens");
+        let id = add(&store, 1);
         store.claim().expect("answers");
         assert_eq!(store.kill(id, "first").expect("answers"), Some(Killed::Running));
         assert_eq!(store.kill(id, "second").expect("answers"), Some(Killed::Running));
-        assert_eq!(store.finish(id, &completed()).expect("answers"), Some(Status::Killed));
-        assert_eq!(store.finish(id, &completed()).expect("answers"), None);
+        assert_eq!(complete(&store, id), Some(Status::Killed));
+        assert_eq!(complete(&store, id), None);
         assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ended));
         let payload = store.get(id).expect("answers").expect("known");
         assert_eq!(
@@ -324,9 +425,9 @@ mod tests {
             (Some(0), Some("first"), true)
         );
 
-        let id = store.add("/b").expect("added").id;
+        let id = add(&store, 2);
         store.claim().expect("answers");
-        assert_eq!(store.finish(id, &completed()).expect("answers"), Some(Status::Completed));
+        assert_eq!(complete(&store, id), Some(Status::Completed));
         assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
         assert_eq!(status(&store, id), Status::Completed);
         assert_eq!(store.kill(id + 1, "unknown").expect("answers"), None);
@@ -334,37 +435,36 @@ mod tests {
 
     #[test]
     fn a_killed_waiting_payload_is_never_claimed() {
-        let store = Store::open().expect("opens");
-        let id = store.add("/a").expect("added").id;
-        assert_eq!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting));
+        let store = Store::open(|_| ()).expect("opens");
+        let id = add(&store, 1);
+        assert!(matches!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting(_))));
         assert_eq!(store.claim().expect("answers"), None);
         assert_eq!(store.counts().expect("answers"), Counts::default());
     }
 
     #[test]
     fn a_result_is_untold_until_it_is_fetched() {
-        let store = Store::open().expect("opens");
-        let start = now_ms();
-        let id = store.add("/a").expect("added").id;
+        let store = Store::open(|_| ()).expect("opens");
+        let start = monotonic_ms();
+        let id = add(&store, 1);
         assert!(!store.has_untold(start).expect("answers"));
         store.kill(id, "reason").expect("answers");
         assert!(store.has_untold(start).expect("answers"));
-        assert!(!store.has_untold(now_ms() + 1000).expect("answers"));
+        assert!(!store.has_untold(monotonic_ms() + 1000).expect("answers"));
         store.set_told(id).expect("answers");
         assert!(!store.has_untold(start).expect("answers"));
     }
 
     #[test]
     fn only_what_has_ended_is_cleaned_and_forgotten() {
-        let store = Store::open().expect("opens");
-        let ids: Vec<PayloadId> =
-            ["/ended", "/killed", "/waits"].map(|loc| store.add(loc).expect("added").id).into();
+        let store = Store::open(|_| ()).expect("opens");
+        let ids = [1, 2, 3].map(|id| add(&store, id));
         store.claim().expect("answers");
-        store.finish(ids[0], &completed()).expect("answers");
+        complete(&store, ids[0]);
         store.claim().expect("answers");
         store.kill(ids[1], "still being ended").expect("answers");
-        let future = now_ms() + 60_000;
-        assert_eq!(store.clean(future).expect("answers"), [(ids[0], "/ended".to_owned())]);
+        let future = monotonic_ms() + 60_000;
+        assert_eq!(store.clean(future).expect("answers"), [(ids[0], "/1".to_owned())]);
         assert_eq!(store.clean(future).expect("answers"), []);
         assert_eq!(status(&store, ids[0]), Status::Cleaned);
         assert_eq!(store.counts().expect("answers"), Counts { waiting: 1, running: 1 });

@@ -1,4 +1,5 @@
--- One row a payload. Times are milliseconds since the Unix epoch, sizes are bytes.
+-- One row a payload. Times ending in _at are milliseconds since the Unix epoch, those ending in _clock are milliseconds of
+-- the clock that only goes forward; sizes are bytes.
 CREATE TABLE payload (
     id            INTEGER PRIMARY KEY,
     status        TEXT    NOT NULL,
@@ -11,7 +12,8 @@ CREATE TABLE payload (
     created_at    INTEGER NOT NULL,
     started_at    INTEGER,
     finished_at   INTEGER,
-    cleaned_at    INTEGER,
+    ended_clock   INTEGER, -- when it ended, for its age
+    cleaned_clock INTEGER,
     told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result
     wall_s        REAL    NOT NULL DEFAULT 0,
     user_s        REAL    NOT NULL DEFAULT 0,
@@ -23,5 +25,5 @@ CREATE TABLE payload (
 -- the number of payloads kept.
 CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared';
 CREATE INDEX payload_running  ON payload (id)          WHERE started_at IS NOT NULL AND finished_at IS NULL;
-CREATE INDEX payload_finished ON payload (finished_at) WHERE cleaned_at IS NULL;
-CREATE INDEX payload_cleaned  ON payload (cleaned_at)  WHERE cleaned_at IS NOT NULL;
+CREATE INDEX payload_finished ON payload (ended_clock)   WHERE cleaned_clock IS NULL;
+CREATE INDEX payload_cleaned  ON payload (cleaned_clock) WHERE cleaned_clock IS NOT NULL;

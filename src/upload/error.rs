@@ -3,12 +3,12 @@
 
 use std::io;
 
-use rustix::io::Errno;
 use thiserror::Error;
 
 use super::disposition::HeaderFault;
 use super::part_path::PathFault;
 use super::parts::HEAD_LIMIT_BYTES;
+use crate::disk_error::is_full;
 
 /// Whose fault a failed upload was, which is all a caller needs to choose its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,9 @@ pub enum UploadError {
         source: io::Error,
     },
     /// The disk failed in another way.
-    #[error("{what} could not be written on this host; the cause is in the log of its client")]
+    #[error(
+        "{what} could not be written on this host, and the cause is in the log of its client; send it again later, or elsewhere"
+    )]
     Disk {
         /// What was written.
         what: String,
@@ -128,10 +130,7 @@ pub enum UploadError {
 impl UploadError {
     /// A failed disk operation on `what`.
     pub(super) fn disk(what: String, source: io::Error) -> Self {
-        match Errno::from_io_error(&source) {
-            Some(Errno::NOSPC | Errno::DQUOT) => Self::NoSpace { what, source },
-            _ => Self::Disk { what, source },
-        }
+        if is_full(&source) { Self::NoSpace { what, source } } else { Self::Disk { what, source } }
     }
 
     /// Whose fault it was.
@@ -186,6 +185,7 @@ pub(super) fn shown(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     #[test]
     fn a_full_disk_and_a_used_up_quota_are_no_space_and_the_rest_is_the_disk() {

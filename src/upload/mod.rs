@@ -12,11 +12,12 @@ mod parts;
 mod testing;
 mod tree;
 
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
+
+use crate::remove::remove_tree;
 
 pub use boundary::{BoundaryError, boundary};
 pub use error::{Kind, UploadError};
@@ -122,9 +123,9 @@ where
 
 /// Removes what was received of a body that failed, and passes its error on.
 fn discard(directory: &Path, error: UploadError) -> UploadError {
-    // Most failures come before the first file. rmdir is one call then, and needs no free descriptor, which matters where
+    // Most failures come before the first file. This is one call then, and needs no free descriptor, which matters where
     // running out of them was the failure.
-    match fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory)) {
+    match remove_tree(directory) {
         Ok(()) => error,
         Err(source) => UploadError::RemoveDirectory { after: Box::new(error), source },
     }

@@ -66,7 +66,8 @@ impl<B: Iterator<Item = io::Result<Bytes>>> Parts<B> {
                 Poll::Pending if left == 0 => {
                     return Err(UploadError::HeadTooLong { part: self.number });
                 }
-                // No more than the limit allows, so that the answer is the same however the body is cut into pieces.
+                // No more than the limit allows, however large the pieces are. What came whole with the end of the part before
+                // is not counted, so that near the limit the cuts decide.
                 Poll::Pending => left -= self.feed.give(left, self.number)?,
             }
         }

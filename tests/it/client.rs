@@ -13,6 +13,9 @@ use crate::wire::{self, Answer};
 /// How long anything may take that a test waits for; reached only when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How the command line of a guard begins.
+const GUARD: &[u8] = b"job-orchestrator\0guard\0";
+
 pub struct Client {
     child: Child,
     pub address: SocketAddr,
@@ -26,6 +29,19 @@ pub struct Client {
 pub fn binary() -> PathBuf {
     std::env::var_os("CLIENT_BINARY")
         .map_or_else(|| env!("CARGO_BIN_EXE_job-orchestrator").into(), PathBuf::from)
+}
+
+/// A place for the data of several lives.
+pub fn place() -> (tempfile::TempDir, PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    (home, data)
+}
+
+/// Copies a program by another process: a child that one of the other tests starts at this moment would hold the copy open for
+/// writing, and nobody could execute it.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-f").args([from, to]).status().unwrap().success());
 }
 
 impl Client {
@@ -175,6 +191,24 @@ impl Client {
         assert!(status.success());
     }
 
+    /// The process that ends its payloads if it is killed, once that has been started.
+    pub fn guard(&self) -> Option<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().flatten();
+        let lists = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let pids: Vec<String> =
+            lists.flat_map(|list| list.split(' ').map(str::to_owned).collect::<Vec<_>>()).collect();
+        pids.into_iter().find(|pid| {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.starts_with(GUARD)
+        })
+    }
+
+    /// Ends it without a word.
+    pub fn kill(mut self) {
+        self.signal("KILL");
+        self.wait();
+    }
+
     /// Waits for its end.
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
@@ -240,9 +274,19 @@ pub fn processes_of(id: &str) -> Vec<String> {
     all_pids().into_iter().filter(|pid| is_alive(pid) && marks(pid)).collect()
 }
 
-/// The children of a process, each with the letter of its state, such as `Z`.
+/// The children of a process, its guard aside, each with the letter of its state, such as `Z`. One that is just being
+/// started, and still looks like its parent, may become the guard and is left out too.
 pub fn children_of(pid: u32) -> Vec<(String, char)> {
+    let command_of = |pid: &str| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let own = command_of(&pid.to_string());
     let child = |child: String| {
+        let command = command_of(&child);
+        // Of a zombie nothing can be read.
+        let is_own = !command.is_empty() && command == own;
+        // The client's guard is no payload's.
+        if is_own || command.starts_with(GUARD) {
+            return None;
+        }
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
         let mut fields = stat.rsplit_once(") ")?.1.split(' ');
         let state = fields.next()?.chars().next()?;

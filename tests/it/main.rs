@@ -2,13 +2,20 @@
 //! `client` starts and stops the program, `wire` speaks HTTP without a library that could hide a mistake.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)] // a test says what is wrong by failing
 
+mod admission;
+mod bounds;
 mod client;
+mod disk;
 mod ending;
+mod hostile;
 mod http;
 mod killing;
+mod long_poll;
+mod network;
 mod process;
 mod queueing;
 mod resources;
+mod restart;
 mod retention;
 mod retrieve;
 mod start;

@@ -12,10 +12,10 @@ use std::thread;
 
 use miniserde::json::{Object, Value};
 
-use crate::client::{Client, binary, wait_for};
+use crate::client::{Client, binary, copy_program, wait_for};
 use crate::wire;
 
-const SETTINGS: [&str; 16] = [
+const SETTINGS: [&str; 24] = [
     "PORT",
     "HOST",
     "DATA_PATH",
@@ -25,6 +25,14 @@ const SETTINGS: [&str; 16] = [
     "KILL_GRACE",
     "GRACE",
     "MAX_UPLOAD",
+    "MAX_QUEUE",
+    "MIN_FREE",
+    "MIN_FREE_INODES",
+    "MAX_DISK",
+    "MAX_LOG",
+    "ZIP_THREADS",
+    "RECOVER",
+    "DURABLE",
     "MAX_CONNECTIONS",
     "HEAD_TIMEOUT",
     "IDLE_TIMEOUT",
@@ -349,7 +357,7 @@ fn with_own_opt(directory: &Path, prepare: &str, as_user: &str) -> Option<Client
     }
     // The binary may lie where another user cannot reach it.
     let program = directory.join("program");
-    fs::copy(binary(), &program).unwrap();
+    copy_program(&binary(), &program);
     let script = format!(
         "mount -t tmpfs -o mode=755 tmpfs /opt && {prepare} && exec {as_user} \"$@\" client --port 0 --host 127.0.0.1"
     );
@@ -393,7 +401,7 @@ fn a_data_path_without_permission_is_not_accepted() {
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(home.path().join("there")).unwrap();
     let program = home.path().join("program");
-    fs::copy(binary(), &program).unwrap();
+    copy_program(&binary(), &program);
     for path in ["made", "there"] {
         let data = home.path().join(path);
         let mut command = Command::new("setpriv");

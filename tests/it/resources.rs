@@ -167,7 +167,7 @@ fn a_path_that_leads_nowhere_is_404_for_every_method() {
         "/../etc/passwd",
         "/retrieve",
         "/kill",
-        "*",
+        "/*",
         "/#",
         "/;x",
         "/\"<>\\",

@@ -99,7 +99,7 @@ fn what_was_never_a_payload_of_an_earlier_life_is_left_alone() {
     let link = data.join("4b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f55");
     symlink(data.join("precious"), &link).unwrap();
 
-    let client = Client::at(&data, &[("MAX_AGE", "1")]);
+    let client = Client::at(&data, &[("MAX_AGE", "1"), ("RECOVER", "off")]);
     for path in &gone {
         wait_for("the removal of an old directory", || (!path.exists()).then_some(()));
     }
@@ -111,7 +111,7 @@ fn what_was_never_a_payload_of_an_earlier_life_is_left_alone() {
 }
 
 #[test]
-fn a_directory_of_an_earlier_life_is_kept_until_it_is_old() {
+fn a_directory_of_an_earlier_life_that_is_not_taken_up_is_kept_until_it_is_old() {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     let id = {
@@ -121,11 +121,11 @@ fn a_directory_of_an_earlier_life_is_kept_until_it_is_old() {
         id
     };
     let directory = only_directory(&data);
-    let second = Client::at(&data, &[("MAX_AGE", "1000")]);
+    let second = Client::at(&data, &[("MAX_AGE", "1000"), ("RECOVER", "off")]);
     assert_eq!(second.get(&format!("/retrieve/{id}")).status, 404);
     assert!(directory.join("run.sh").exists());
     drop(second);
-    let third = Client::at(&data, &[("MAX_AGE", "2")]);
+    let third = Client::at(&data, &[("MAX_AGE", "2"), ("RECOVER", "off")]);
     wait_for("the removal of the directory", || (!directory.exists()).then_some(()));
     let _ = fs::read_dir(&third.data).unwrap();
 }

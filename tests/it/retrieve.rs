@@ -152,7 +152,7 @@ fn an_id_that_was_never_given_is_404() {
 }
 
 #[test]
-fn an_id_of_an_earlier_life_is_404_although_its_directory_is_there() {
+fn an_id_of_an_earlier_life_that_is_not_taken_up_is_404_although_its_directory_is_there() {
     let home = tempfile::tempdir().unwrap();
     let id = {
         let client = Client::at(home.path(), &[]);
@@ -160,7 +160,7 @@ fn an_id_of_an_earlier_life_is_404_although_its_directory_is_there() {
         client.result(&id);
         id
     };
-    let client = Client::at(home.path(), &[]);
+    let client = Client::at(home.path(), &[("RECOVER", "off")]);
     assert_eq!(client.directories().len(), 1);
     for path in [format!("/retrieve/{id}"), format!("/retrieve_partial/{id}")] {
         assert_eq!(client.get(&path).error(404), "unknown_id");
@@ -255,11 +255,22 @@ fn unpacks_to_the_same(answer: &Answer, directory: &Path) {
         Ok(status) => assert!(status.success()),
     }
     let list = |root: &Path| {
-        // A mode of the root itself and sizes of directories are nobody's business.
+        // A mode of the root itself and sizes of directories are nobody's business, the client's note of it is not the payload's.
         let format = "%P %y %m %l\\n";
         let output = Command::new("find")
             .arg(root)
-            .args(["-mindepth", "1", "!", "-type", "p", "-printf", format])
+            .args([
+                "-mindepth",
+                "1",
+                "!",
+                "-type",
+                "p",
+                "!",
+                "-name",
+                ".orchestrator.payload",
+                "-printf",
+                format,
+            ])
             .output();
         let mut lines: Vec<String> =
             String::from_utf8(output.unwrap().stdout).unwrap().lines().map(str::to_owned).collect();
@@ -269,6 +280,40 @@ fn unpacks_to_the_same(answer: &Answer, directory: &Path) {
     assert_eq!(list(&out), list(directory));
     let modified = fs::metadata(out.join("made/nothing")).unwrap().modified().unwrap();
     assert_eq!(modified, std::time::UNIX_EPOCH + Duration::from_secs(981_173_106));
+}
+
+#[test]
+fn several_threads_make_an_archive_that_others_unpack_and_end_with_it() {
+    let client = Client::with(&[("ZIP_THREADS", "4")]);
+    let script = "
+        mkdir -p made sources
+        touch -d 2001-02-03T04:05:06Z made/nothing
+        seq 1000000 > made/numbers
+        head -c 3000000 /dev/urandom > made/noise
+        for n in $(seq 300); do seq $n $((n * 7)) > sources/$n.txt; done";
+    let id = client.run(script);
+    let answer = client.result(&id);
+    let directory = client.directories().remove(0);
+    unpacks_to_the_same(&answer, &directory);
+    let files = answer.files();
+    assert!(files.len() > 300);
+    for (name, content) in files.iter().filter(|(name, _)| !name.ends_with('/')) {
+        assert!(fs::read(directory.join(name)).unwrap() == *content, "{name}");
+    }
+    assert!(answer.body.len() < 3_000_000 + 3_500_000, "{}", answer.body.len()); // the numbers had 6.9 MB
+
+    let mut stream = connect(client.address);
+    write!(stream, "GET /retrieve/{id} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    drop(stream);
+    wait_for("the broken transfer", || client.log().contains("archive not sent to its end").then_some(()));
+    wait_for("the end of its threads", || (threads_called("zip", &client) == 0).then_some(()));
+}
+
+fn threads_called(name: &str, client: &Client) -> usize {
+    let tasks = fs::read_dir(format!("/proc/{}/task", client.pid())).unwrap();
+    let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+    names.filter(|found| found.trim_end() == name).count()
 }
 
 #[test]

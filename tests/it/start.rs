@@ -129,6 +129,7 @@ fn the_environment_has_what_a_script_needs_and_no_secret() {
         "PWD=/somewhere",
         "OLDPWD=/somewhere",
         "PAYLOAD_ID=9",
+        "PAYLOAD_DIR=/somewhere",
         "GITHUB_TOKEN=x",
         "DB_PASSWORD=x",
         "AWS_SECRET_ACCESS_KEY=x",
@@ -147,8 +148,8 @@ fn the_environment_has_what_a_script_needs_and_no_secret() {
         "DB_PATH=/x",
     ]);
     let id = client.run("#!/bin/sh\ncat /proc/$$/environ > environment\n");
-    let loc = client.loc(&id).display().to_string();
     let environment = client.result(&id).file("environment");
+    let loc = client.directories()[0].canonicalize().unwrap().display().to_string();
     let mut variables: Vec<&str> = environment.split_terminator('\0').collect();
     variables.sort_unstable();
     assert_eq!(
@@ -159,6 +160,7 @@ fn the_environment_has_what_a_script_needs_and_no_secret() {
             "LANG=C.UTF-8",
             "OMP_NUM_THREADS=2",
             "PATH=/usr/bin:/bin:/opt/tools",
+            &format!("PAYLOAD_DIR={loc}"),
             &format!("PAYLOAD_ID={id}"),
             &format!("PWD={loc}"),
         ]

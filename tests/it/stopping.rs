@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, children_of, is_alive, line_of, processes_of, wait_for};
+use crate::client::{Client, is_alive, line_of, processes_of, wait_for};
 use crate::wire;
 
 const UNTIL_GO: &str =
@@ -73,7 +72,7 @@ fn an_open_connection_without_a_request_does_not_hold_the_client() {
 #[test]
 fn a_stopping_client_takes_nothing_new_and_answers_for_what_it_has() {
     for signal in ["TERM", "INT"] {
-        let mut client = Client::with(&[("MAX_JOBS", "2")]);
+        let mut client = Client::with(&[("MAX_JOBS", "2"), ("RECOVER", "off")]);
         let (slow, _) = start(&client, UNTIL_GO);
         let (quick, _) = start(&client, UNTIL_GO);
         let waiting = client.run("#!/bin/sh\necho > made\n");
@@ -232,7 +231,7 @@ fn a_reader_that_stands_still_does_not_hold_the_client_beyond_the_grace() {
 }
 
 #[test]
-fn an_upload_that_ends_while_the_client_stops_is_refused_or_killed_and_never_forgotten() {
+fn an_upload_that_ends_while_the_client_stops_is_refused_or_kept_for_the_next_life() {
     let mut client = Client::start();
     let (running, _) = start(&client, UNTIL_GO);
     let (mut stream, rest) = upload_under_way(&client);
@@ -243,9 +242,8 @@ fn an_upload_that_ends_while_the_client_stops_is_refused_or_killed_and_never_for
         wait_for("the removal of its directory", || (client.directories().len() == 1).then_some(()));
     } else {
         assert_eq!(answer.status, 200, "{}", answer.text());
-        let ended = client.ended(&answer.json("id").unwrap());
-        assert_eq!(ended.json("status").as_deref(), Some("Killed"), "{}", ended.text());
-        assert!(ended.json("error").unwrap().contains("client was stopped"), "{}", ended.text());
+        let waits = client.get(&format!("/retrieve/{}", answer.json("id").unwrap()));
+        assert_eq!(waits.json("status").as_deref(), Some("Prepared"), "{}", waits.text());
     }
     go(&client, &running);
     assert_eq!(client.wait().code(), Some(0));
@@ -267,39 +265,6 @@ fn the_last_upload_of_a_stopping_client_is_refused_and_leaves_nothing() {
     );
     assert_eq!(client.wait().code(), Some(0));
     assert_eq!(client.directories().len(), 0);
-}
-
-#[test]
-fn a_client_that_is_killed_leaves_nothing_wrong_for_the_next_one() {
-    let home = tempfile::tempdir().unwrap();
-    let data = home.path().join("data");
-    let mut first = Client::at(&data, &[]);
-    let (id, pid) = start(&first, "#!/bin/sh\necho $$ > pid\nwhile :; do sleep 0.1; done\n");
-    let loc = first.loc(&id);
-    let (upload, _) = upload_under_way(&first);
-    first.signal("KILL");
-    first.wait();
-    drop(upload);
-
-    // The payload of the first life still runs: it must not keep the directory from the second.
-    assert!(is_alive(&pid));
-    let second = Client::at(&data, &[]);
-    assert_eq!(second.get("/health").status, 200);
-    for path in ["/retrieve", "/retrieve_partial"] {
-        assert_eq!(second.get(&format!("{path}/{id}")).status, 404);
-    }
-    assert_eq!(second.post(&format!("/kill/{id}")).status, 404);
-    assert_eq!(second.result(&second.run("echo on")).file(".orchestrator.out"), "on\n");
-    assert!(is_alive(&pid), "the second client has ended what is not its own");
-    assert!(loc.join("pid").exists());
-    assert!(Command::new("kill").args(["-KILL", "--", &format!("-{pid}")]).status().unwrap().success());
-    assert_eq!(children_of(second.pid()), []);
-    drop(second);
-
-    // What both left behind goes by its age.
-    let third = Client::at(&data, &[("MAX_AGE", "1")]);
-    wait_for("the removal of old directories", || third.directories().is_empty().then_some(()));
-    assert!(!Path::new(&loc).exists());
 }
 
 /// The server asks twice a second: a client that left with the last end would take the result with it.

@@ -498,42 +498,21 @@ fn a_large_upload_needs_little_memory() {
     assert!(peak_kib < 32 * 1024, "{peak_kib} KiB");
 }
 
-/// A small file system of its own, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` where mounting is not permitted, which the output tells.
-    fn mount(options: &str) -> Option<Self> {
-        let directory = tempfile::tempdir().unwrap();
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(directory.path())
-            .output();
-        match output {
-            Ok(output) if output.status.success() => return Some(Self(directory)),
-            Ok(output) => println!("skipped: {}", String::from_utf8_lossy(&output.stderr)),
-            Err(error) => println!("skipped: mount: {error}"),
-        }
-        None
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn an_upload_that_does_not_fit_is_told_507_and_makes_room_again() {
-    let Some(disk) = SmallDisk::mount("size=1m,nr_inodes=40") else { return };
-    let client = Client::at(disk.0.path(), &[]);
+    let Some(disk) = crate::disk::SmallDisk::mount("size=1m,nr_inodes=40") else { return };
+    let client = Client::at(disk.path(), &[("MIN_FREE", "0"), ("MIN_FREE_INODES", "0")]);
     let large = form(&[("run.sh", b"true"), ("large", &vec![b'x'; 4_000_000])]);
     let names: Vec<String> = (0..60).map(|n| format!("d{n}/f")).collect();
     let many = form(&names.iter().map(|name| (name.as_str(), &b"x"[..])).collect::<Vec<_>>());
-    for (what, body) in [("a large file", &large), ("many files", &many), ("a large file again", &large)] {
+    // What is announced is refused by its length; what is not, where it does not fit.
+    for (what, body, code) in [
+        ("a large file", &large, "disk_low"),
+        ("many files", &many, "no_space"),
+        ("a large file again", &large, "disk_low"),
+    ] {
         let answer = submit_form(client.address, body);
-        assert_eq!(answer.error(507), "no_space", "{what}: {}", answer.text());
+        assert_eq!(answer.error(507), code, "{what}: {}", answer.text());
         assert!(client.directories().is_empty(), "{what}");
     }
     // The watch may have looked at the wrong moment; it looks again.
@@ -543,18 +522,19 @@ fn an_upload_that_does_not_fit_is_told_507_and_makes_room_again() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_an_unhealthy_one_until_it_has_room() {
-    let Some(disk) = SmallDisk::mount("size=256k") else { return };
-    let client = Client::at(disk.0.path(), &[]);
-    let ballast = disk.0.path().join("ballast");
+fn a_disk_that_is_full_is_not_ready_until_it_has_room_and_no_reason_for_a_restart() {
+    let Some(disk) = crate::disk::SmallDisk::mount("size=256k") else { return };
+    let client = Client::at(disk.path(), &[("MIN_FREE", "0"), ("MIN_FREE_INODES", "0")]);
+    let ballast = disk.path().join("ballast");
     // Up to the last byte, which is an error.
     fs::write(&ballast, vec![0; 1 << 20]).unwrap_err();
-    let answer = wait_for("an unhealthy disk", || Some(client.get("/health")).filter(|a| a.status == 503));
-    assert_eq!(answer.json("status").as_deref(), Some("error"));
-    assert!(answer.json("data_path").unwrap().contains("full"), "{}", answer.text());
-    assert_eq!(answer.json("database").as_deref(), Some("ok"));
+    let answer = wait_for("a full disk", || Some(client.get("/ready")).filter(|a| a.status == 503));
+    assert!(answer.text().contains("disk_low"), "{}", answer.text());
+    assert_eq!(client.get("/health").status, 200);
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(507), "disk_low");
     fs::remove_file(ballast).unwrap();
-    wait_for("a healthy disk", || (client.get("/health").status == 200).then_some(()));
+    wait_for("a ready client", || (client.get("/ready").status == 200).then_some(()));
+    client.result(&client.run("true"));
 }
 
 #[test]
@@ -573,10 +553,9 @@ fn a_data_path_that_is_gone_is_told_as_a_failure_of_this_host() {
 
 #[test]
 fn ids_count_up_from_a_random_start() {
-    let home = tempfile::tempdir().unwrap();
     let mut firsts = Vec::new();
     for _ in 0..3 {
-        let client = Client::at(&home.path().join("data"), &[]);
+        let client = Client::start();
         let ids: Vec<u32> = (0..4).map(|_| client.run("true").parse().unwrap()).collect();
         assert!((1..1 << 30).contains(&ids[0]), "{ids:?}");
         assert!(ids.windows(2).all(|pair| pair[1] == pair[0] + 1), "{ids:?}");

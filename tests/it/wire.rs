@@ -1,6 +1,6 @@
 //! HTTP by hand: bytes out, a parsed response back, multipart bodies and ZIPs. Small on purpose, strict on purpose.
 
-use std::io::{Cursor, Read, Write};
+use std::io::{BufReader, Cursor, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -201,6 +201,22 @@ pub fn submit_head(length: usize) -> String {
         "POST /submit HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\
          Content-Type: multipart/form-data; boundary={BOUNDARY}\r\nContent-Length: {length}\r\n\r\n"
     )
+}
+
+/// Sends raw bytes to a client that may be gone at any moment, and reads the one answer to its end.
+pub fn try_send(address: SocketAddr, request: impl AsRef<[u8]>) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+    // A refusal may come before all is sent; then there is an answer all the same.
+    let sent = stream.write_all(request.as_ref());
+    try_read_answer(&mut BufReader::new(stream), false).map_err(|error| sent.err().unwrap_or(error))
+}
+
+/// As [`submit_form`], for a client that may be gone at any moment: `Ok` only for a 200 that came whole.
+pub fn try_submit_form(address: SocketAddr, body: &[u8]) -> std::io::Result<Answer> {
+    let answer = try_send(address, [submit_head(body.len()).as_bytes(), body].concat())?;
+    if answer.status == 200 { Ok(answer) } else { Err(std::io::ErrorKind::Other.into()) }
 }
 
 /// Submits a ready multipart body.

@@ -143,7 +143,7 @@ fn terminate_of_a_job_still_queued_at_the_server_harms_no_other() {
 #[test]
 #[ignore = "needs JOB_ORCHESTRATOR_SERVER"]
 fn after_a_restart_of_the_client_no_job_gets_the_results_of_another() {
-    let mut rig = Rig::start();
+    let rig = Rig::start();
     let first = rig.upload(&Job::of(&format!("echo first > out.txt; {}", rig.hold())));
     rig.wait_for_status(first, "Running");
 

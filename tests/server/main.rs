@@ -10,6 +10,7 @@
     reason = "a test stops at the first thing that is not as it should be, and says so"
 )]
 
+mod crashes;
 mod endings;
 mod results;
 mod rig;

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ impl Default for Wiring {
 /// A running pair. The order of the fields is the order of their end.
 pub struct Rig {
     server: Daemon,
-    client: Daemon,
+    client: Mutex<Daemon>,
     wiring: Wiring,
     dir: TempDir,
 }
@@ -48,13 +49,19 @@ impl Rig {
         let dir = tempfile::Builder::new().prefix("client-under-server.").tempdir().unwrap();
         let client = start_client(dir.path(), free_port(), &wiring);
         let server = start_server(dir.path(), free_port(), &wiring, client.port);
-        Self { server, client, wiring, dir }
+        Self { server, client: Mutex::new(client), wiring, dir }
     }
 
     /// Ends the client as a power cut would, and starts it again at the same address.
-    pub fn restart_client(&mut self) {
-        self.client.end();
-        self.client = start_client(self.dir.path(), self.client.port, &self.wiring);
+    pub fn restart_client(&self) {
+        let mut client = self.client.lock().unwrap();
+        client.end();
+        *client = start_client(self.dir.path(), client.port, &self.wiring);
+    }
+
+    /// Where the client keeps its payloads.
+    pub fn client_data(&self) -> PathBuf {
+        self.dir.path().join("client")
     }
 
     pub fn server_port(&self) -> u16 {

@@ -168,7 +168,7 @@ impl Rig {
 }
 
 /// The server asks the client about a job only until one of these.
-fn is_final(status: &str) -> bool {
+pub fn is_final(status: &str) -> bool {
     !matches!(status, "Queued" | "Processing" | "Submitted" | "Prepared" | "Running" | "Locked")
 }
 

@@ -1,0 +1,125 @@
+//! What a walk finds, as blocks; what is lost on the way goes to the list of skipped paths.
+//! Nothing here compresses or writes.
+
+use super::SKIPPED_NAME;
+use super::block::{Block, Part};
+use super::content::{Reading, content_of};
+use super::deflate::Deflater;
+use super::records::Head;
+use super::skipped::SkipList;
+use super::walk::{Found, Meta, Walk};
+use super::window::Source;
+use crate::record;
+use flate2::CompressError;
+use std::ffi::CString;
+use std::io;
+use std::path::Path;
+
+/// A directory that is being archived.
+#[derive(Debug)]
+pub(super) struct Tree {
+    walk: Walk,
+    /// The file under the walk's name, while some of it is left.
+    reading: Option<Reading>,
+    input_bytes: u64,
+    skipped: SkipList,
+}
+
+impl Tree {
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+        Ok(Self { walk: Walk::open(directory)?, reading: None, input_bytes: 0, skipped: SkipList::default() })
+    }
+
+    /// Bytes read from files, and what was left out or cut short.
+    pub(super) fn into_input_bytes_and_skipped(self) -> (u64, SkipList) {
+        (self.input_bytes, self.skipped)
+    }
+
+    /// Whether `found` goes into the archive; `block` is its beginning then.
+    fn take(
+        &mut self,
+        found: Found,
+        block: &mut Block,
+        deflater: &mut Deflater,
+    ) -> Result<bool, CompressError> {
+        let name = self.walk.name();
+        // The client's own note of the payload, and what it is before it is moved into its place: no result of the payload's.
+        if record::is_record(name) {
+            return Ok(false);
+        }
+        if is_reserved(name) {
+            self.skipped.add(name, "the name is reserved for this list");
+            return Ok(false);
+        }
+        match found {
+            Found::Directory { meta, unlisted } => {
+                block.begin(Part::Directory);
+                block.set_head(&head(name, meta));
+                if let Some(reason) = unlisted {
+                    self.skipped.add(name, format_args!("cannot list it: {reason}"));
+                }
+            }
+            Found::File { file, meta, size } => {
+                block.set_head(&head(name, meta));
+                let reading = Reading::begin(file, size, block, deflater)?;
+                self.read_on(reading, block);
+            }
+            Found::Link { meta, target } => {
+                block.set_head(&head(name, meta));
+                fill_link(&target, block);
+            }
+            Found::Lost(reason) => {
+                self.skipped.add(name, reason);
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_on(&mut self, mut reading: Reading, block: &mut Block) {
+        reading.fill(block);
+        if !reading.is_over() {
+            self.reading = Some(reading);
+            return;
+        }
+        self.input_bytes += reading.bytes();
+        if let Some(reason) = reading.cut() {
+            self.skipped.add(self.walk.name(), format_args!("cut after {} bytes: {reason}", reading.bytes()));
+        }
+    }
+}
+
+impl Source for Tree {
+    fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, CompressError> {
+        if let Some(reading) = self.reading.take() {
+            self.read_on(reading, block);
+            return Ok(true);
+        }
+        while let Some(found) = self.walk.next() {
+            if self.take(found, block, deflater)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A link's data is where it points; the kernel allows 4,095 bytes.
+fn fill_link(target: &CString, block: &mut Block) {
+    let target = target.as_bytes();
+    block.begin(Part::Whole);
+    if let Some(space) = block.space().get_mut(..target.len()) {
+        space.copy_from_slice(target);
+        block.set_data_bytes(target.len());
+    }
+    block.content = content_of(block.data());
+}
+
+/// Whether the payload has put something where the list of skipped paths goes: two entries of one name would confuse readers.
+fn is_reserved(name: &[u8]) -> bool {
+    name.strip_prefix(SKIPPED_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+fn head(name: &[u8], meta: Meta) -> Head<'_> {
+    Head { name, mode: meta.mode, mtime_s: meta.mtime_s }
+}

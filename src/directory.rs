@@ -1,0 +1,39 @@
+//! Open directories, for walks through what a payload may change meanwhile: each step is relative to a descriptor, follows no
+//! link, and knows a directory again by its device and inode.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Dir, Mode, OFlags, SeekFrom, Stat, fstat, openat, seek};
+use rustix::io::Errno;
+
+/// To list a directory, and nothing else in its place.
+pub const FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Device and inode, to know a directory again.
+pub type Id = (u64, u64);
+
+/// Of which directory that is the status.
+pub fn id(stat: &Stat) -> Id {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Which directory that is.
+pub fn id_of(directory: impl AsFd) -> Result<Id, Errno> {
+    fstat(directory).map(|stat| id(&stat))
+}
+
+/// Opens a directory that has been seen before, by `..` most often: a child may have been moved elsewhere, and its `..` with
+/// it. `ESTALE` for another one.
+pub fn open_same(at: BorrowedFd<'_>, name: &CStr, expected: Id) -> Result<OwnedFd, Errno> {
+    let directory = openat(at, name, FLAGS, Mode::empty())?;
+    if id_of(&directory)? == expected { Ok(directory) } else { Err(Errno::STALE) }
+}
+
+/// Reads a directory from a position that an earlier descriptor gave; file systems keep these meaningful, as NFS servers need
+/// it.
+pub fn resume(directory: OwnedFd, position: u64) -> Result<Dir, Errno> {
+    seek(&directory, SeekFrom::Start(position))?;
+    Dir::new(directory)
+}

@@ -1,0 +1,129 @@
+//! MAX_DISK: looks once a second how much the directories of running payloads take, and ends those that take too much.
+//! A look, not a quota: what is written between two looks is seen at the next.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, openat, statat};
+use rustix::io::Errno;
+
+use crate::directory::{self, Id};
+use crate::event;
+use crate::runner::Runner;
+use crate::store::{Store, StoreError};
+
+/// The shortest pause between two looks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Pauses are so many times as long as the look was, so that huge trees do not keep the disk busy.
+const PAUSE_FACTOR: u32 = 10;
+
+/// `st_blocks` counts these, whatever the file system's own blocks are (inode(7)).
+const BLOCK_BYTES: u64 = 512;
+
+/// Starts the thread.
+pub fn start(store: Store, runner: Runner, max_disk: u64) -> io::Result<()> {
+    thread::Builder::new().name("disk-use".to_owned()).spawn(move || {
+        loop {
+            let begun = Instant::now();
+            if let Err(error) = look(&store, &runner, max_disk) {
+                event!(Error, "cannot look for payloads over MAX_DISK", error = error.to_string());
+            }
+            thread::sleep(PAUSE.max(begun.elapsed() * PAUSE_FACTOR));
+        }
+    })?;
+    Ok(())
+}
+
+fn look(store: &Store, runner: &Runner, max_disk: u64) -> Result<(), StoreError> {
+    for payload in store.running()? {
+        // What cannot be read is somebody else's error.
+        let used = bytes_below(Path::new(&payload.loc), max_disk).unwrap_or(0);
+        if used > max_disk && !payload.killed {
+            let reason = format!("its directory took more than MAX_DISK, {max_disk} bytes");
+            store.kill(payload.id, &reason)?;
+            runner.kill(payload.id);
+            event!(Warn, "payload is ended", payload = payload.id, reason = reason);
+        }
+    }
+    Ok(())
+}
+
+/// What a directory and all below it take on the disk; stops counting above `enough`. Follows no link, has one directory open
+/// whatever the depth, and remembers only the names of directories that it has yet to see.
+fn bytes_below(top: &Path, enough: u64) -> Result<u64, Errno> {
+    let mut at = openat(CWD, top, directory::FLAGS, Mode::empty())?;
+    // The directories above the current one, to know them again, and what is still to see in each.
+    let mut above: Vec<(Id, Vec<CString>)> = Vec::new();
+    let (mut used, mut below) = bytes_in(&at)?;
+    while used <= enough {
+        if let Some(name) = below.pop() {
+            let Ok(child) = openat(&at, &*name, directory::FLAGS, Mode::empty()) else { continue };
+            above.push((directory::id_of(&at)?, below));
+            at = child;
+            let (bytes, names) = bytes_in(&at)?;
+            used += bytes;
+            below = names;
+        } else {
+            let Some((expected, names)) = above.pop() else { break };
+            // Moved meanwhile is an error; the next look finds it.
+            at = directory::open_same(at.as_fd(), c"..", expected)?;
+            below = names;
+        }
+    }
+    Ok(used)
+}
+
+/// What the entries of one directory take, and the names of the directories among them.
+fn bytes_in(directory: &OwnedFd) -> Result<(u64, Vec<CString>), Errno> {
+    let (mut used, mut directories) = (0, Vec::new());
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        // Gone meanwhile is as good as not there.
+        let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            used += bytes;
+            directories.push(name.to_owned());
+        } else {
+            // One of several names of a file counts for its part.
+            #[allow(clippy::useless_conversion)] // 32 bits on some machines
+            let names = u64::from(stat.st_nlink).max(1);
+            used += bytes / names;
+        }
+    }
+    Ok((used, directories))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn what_is_on_the_disk_counts_once_at_any_depth_and_links_lead_nowhere() {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let mut deep = home.path().to_owned();
+        for _ in 0..200 {
+            deep.push("deep");
+        }
+        fs::create_dir_all(&deep).expect("made");
+        let empty = bytes_below(home.path(), u64::MAX).expect("readable");
+        fs::write(deep.join("file"), vec![1; 1 << 20]).expect("written");
+        fs::hard_link(deep.join("file"), home.path().join("again")).expect("linked");
+        std::os::unix::fs::symlink("/", home.path().join("out")).expect("linked");
+        fs::File::create(home.path().join("hole")).and_then(|file| file.set_len(1 << 40)).expect("made");
+        let full = bytes_below(home.path(), u64::MAX).expect("readable");
+        let grown = full - empty;
+        assert!((1 << 20..(1 << 20) + 65_536).contains(&grown), "{grown}");
+        assert!(bytes_below(home.path(), 0).expect("readable") < full, "it counts no further than it has to");
+    }
+}

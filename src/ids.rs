@@ -1,0 +1,196 @@
+//! Payload ids that no life of the client gives twice. A mark in DATA_PATH says below which number ids may have been given;
+//! it is moved up by blocks, before the first id of a block is given, so that counting costs no write.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::data_path::LockFile;
+use crate::payload::{LAST_ID, PayloadId};
+
+/// The first id of a DATA_PATH is drawn below this, so that half of the range is left to count up in, and a client with a
+/// new DATA_PATH (a container without a volume) does not give the ids that the one before it gave.
+const FIRST_ID_BELOW: u32 = 1 << 30;
+
+/// A crash loses at most so many numbers.
+const BLOCK: u32 = 1024;
+
+/// The mark in the file: ten digits and a line end, so that it is always written in place.
+const MARK_BYTES: usize = 11;
+
+/// Why no id was given.
+#[derive(Debug, thiserror::Error)]
+pub enum IdError {
+    /// All are given.
+    #[error("all payload ids are used up; give the client a new DATA_PATH")]
+    UsedUp,
+    /// The next block could not be reserved.
+    #[error("the mark of the payload ids cannot be written: {0}")]
+    Mark(#[source] io::Error),
+}
+
+/// Gives ids; cheap to clone.
+#[derive(Clone)]
+pub struct Ids {
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    lock: LockFile,
+    /// The one that has the mark.
+    file: Arc<File>,
+    next: PayloadId,
+    /// The mark: ids from here on are not reserved yet.
+    reserved_below: PayloadId,
+    is_durable: bool,
+}
+
+impl Ids {
+    /// Goes on from the mark in the lock file, and above `highest_known` in any case.
+    /// `is_durable`: the mark is to survive a power cut.
+    pub fn open(lock: LockFile, highest_known: Option<PayloadId>, is_durable: bool) -> io::Result<Self> {
+        let file = lock.current();
+        let above_known = highest_known.map_or(0, |highest| highest.saturating_add(1));
+        let mark = read_mark(&file)?.unwrap_or_else(|| fastrand::u32(1..FIRST_ID_BELOW));
+        let next = mark.max(above_known);
+        Ok(Self { inner: Arc::new(Mutex::new(Inner { lock, file, next, reserved_below: next, is_durable })) })
+    }
+
+    /// The next id. May write to the disk: not for a coroutine.
+    pub fn take(&self) -> Result<PayloadId, IdError> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.follow().map_err(IdError::Mark)?;
+        if inner.next > LAST_ID {
+            return Err(IdError::UsedUp);
+        }
+        if inner.next >= inner.reserved_below {
+            let mark = inner.next + BLOCK;
+            inner.write_mark(mark).map_err(IdError::Mark)?;
+            inner.reserved_below = mark;
+        }
+        let id = inner.next;
+        inner.next += 1;
+        Ok(id)
+    }
+
+    /// Gives back what is reserved and not given, at a regular end.
+    pub fn close(&self) -> io::Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.follow()?;
+        if inner.next == inner.reserved_below {
+            return Ok(());
+        }
+        // An upload that comes to its end in just this moment reserves anew.
+        inner.reserved_below = inner.next;
+        inner.write_mark(inner.next)
+    }
+}
+
+impl Inner {
+    /// Another disk in the place of the first has a mark of its own, or none.
+    fn follow(&mut self) -> io::Result<()> {
+        let file = self.lock.current();
+        if !Arc::ptr_eq(&file, &self.file) {
+            self.next = self.next.max(read_mark(&file)?.unwrap_or(0));
+            // Nothing is reserved there.
+            self.reserved_below = 0;
+            self.file = file;
+        }
+        Ok(())
+    }
+
+    fn write_mark(&self, mark: PayloadId) -> io::Result<()> {
+        self.file.write_all_at(format!("{mark:010}\n").as_bytes(), 0)?;
+        if self.is_durable { self.file.sync_data() } else { Ok(()) }
+    }
+}
+
+/// `None` where there is none that could be understood: a new DATA_PATH.
+fn read_mark(file: &File) -> io::Result<Option<PayloadId>> {
+    let mut bytes = [0; MARK_BYTES];
+    match file.read_exact_at(&mut bytes, 0) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let text = std::str::from_utf8(&bytes).unwrap_or_default();
+    Ok(text.strip_suffix('\n').and_then(|digits| digits.parse().ok()).filter(|mark| *mark > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(file: &LockFile, highest_known: Option<PayloadId>) -> Ids {
+        Ids::open(file.clone(), highest_known, false).expect("opens")
+    }
+
+    fn file() -> LockFile {
+        tempfile::tempfile().expect("a temporary file").into()
+    }
+
+    #[test]
+    fn ids_count_up_from_a_random_start_over_all_lives() {
+        let file = file();
+        let mut last = 0;
+        for _ in 0..3 {
+            // A life that ends without a word.
+            let ids = open(&file, None);
+            for count in 0..3 * BLOCK {
+                let id = ids.take().expect("an id");
+                assert!(id > last && (count == 0 || id == last + 1), "{id} after {last}");
+                last = id;
+            }
+        }
+        let ids = open(&file, None);
+        let first = ids.take().expect("an id");
+        ids.close().expect("closed");
+        assert_eq!(open(&file, None).take().expect("an id"), first + 1, "a regular end loses none");
+    }
+
+    #[test]
+    fn an_id_that_is_taken_after_a_regular_end_is_not_given_again() {
+        let file = file();
+        let ids = open(&file, None);
+        ids.take().expect("an id");
+        ids.close().expect("closed");
+        let late = ids.take().expect("an id");
+        assert!(open(&file, None).take().expect("an id") > late);
+    }
+
+    #[test]
+    fn a_lost_mark_does_not_bring_back_an_id_that_is_still_known() {
+        assert_eq!(open(&file(), Some(LAST_ID - 1)).take().expect("an id"), LAST_ID);
+        for damaged in ["", "x", "99999999999", "0000000000\n"] {
+            let file = file();
+            file.current().write_all_at(damaged.as_bytes(), 0).expect("written");
+            assert!(open(&file, Some(FIRST_ID_BELOW)).take().expect("an id") > FIRST_ID_BELOW);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_takes_the_place_of_the_first_has_the_mark_as_well() {
+        let first = file();
+        let ids = open(&first, None);
+        let id = ids.take().expect("an id");
+        first.replace(tempfile::tempfile().expect("a temporary file"));
+        assert_eq!(ids.take().expect("an id"), id + 1);
+        assert!(open(&first, None).take().expect("an id") > id + 1);
+        // One that somebody used before.
+        let other = file();
+        other.current().write_all_at(format!("{:010}\n", id + 10_000).as_bytes(), 0).expect("written");
+        first.replace(other.current().try_clone().expect("a copy"));
+        assert_eq!(ids.take().expect("an id"), id + 10_000);
+        first.replace(tempfile::tempfile().expect("a temporary file"));
+        ids.close().expect("closed");
+        assert_eq!(open(&first, None).take().expect("an id"), id + 10_001);
+    }
+
+    #[test]
+    fn the_last_id_is_the_last_before_the_sign_bit() {
+        let ids = open(&file(), Some(LAST_ID - 2));
+        assert_eq!((ids.take().ok(), ids.take().ok()), (Some(LAST_ID - 1), Some(LAST_ID)));
+        assert!(matches!(ids.take(), Err(IdError::UsedUp)));
+    }
+}

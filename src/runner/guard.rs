@@ -1,0 +1,96 @@
+//! The guard: a second, tiny process of this program that outlives the client by a moment. It waits in a read of a pipe whose
+//! other end the client holds; when the client is gone, however it went, the read ends and the guard ends the payloads.
+//! No signal of the parent's death would do: that reaches `run.sh` alone, not what it has started.
+//!
+//! It knows payloads by DATA_PATH, so those of the next life look the same to it. Therefore it has a lock as long as it
+//! lives, and no client starts a payload before it has got that lock for a guard of its own.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeWriter, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::processes::{STRAYS_WAIT, end_strays};
+use crate::data_path::lock_soon;
+use crate::event;
+use crate::sys::{self, Command};
+
+/// This program, also where its file has been replaced or removed since (proc_pid_exe(5)).
+const OWN_PROGRAM: &std::ffi::CStr = c"/proc/self/exe";
+
+/// Locked by a guard as long as it lives.
+const LOCK_FILE: &str = ".orchestrator.guard";
+
+/// The guard of the life before is through sooner, unless it has been stopped.
+const LOCK_WAIT: Duration = STRAYS_WAIT.saturating_add(Duration::from_secs(5));
+
+/// A running guard.
+pub(super) struct Guard {
+    pid: u32,
+    /// Closed by the kernel when this process is gone.
+    _alive: PipeWriter,
+}
+
+impl Guard {
+    /// Starts the guard of `data_path`, once that of the life before has ended. `None` where it is not needed, or cannot be
+    /// had, which the log tells.
+    pub(super) fn start(data_path: &Path) -> Option<Self> {
+        // With PID 1 the kernel ends all that lives in its namespace (pid_namespaces(7)).
+        if std::process::id() == 1 {
+            return None;
+        }
+        match spawn(data_path) {
+            Ok(guard) => Some(guard),
+            Err(error) => {
+                event!(Warn, "payloads may outlive this client if it is killed: no guard", error = error);
+                None
+            }
+        }
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+}
+
+fn spawn(data_path: &Path) -> io::Result<Guard> {
+    let (waits_on, alive) = io::pipe()?;
+    // What it inherits as its output is the lock: the copy here is closed at the end of this function.
+    let output = match lock(data_path) {
+        Ok(lock) => lock,
+        Err(error) => {
+            event!(Warn, "the guard of the life before, if any, cannot be waited for", error = error);
+            OpenOptions::new().write(true).open("/dev/null")?
+        }
+    };
+    let data_path = CString::new(data_path.as_os_str().as_bytes())?;
+    let stderr = io::stderr();
+    let pid = sys::spawn(&Command {
+        program: OWN_PROGRAM,
+        arguments: &[c"job-orchestrator", c"guard", c"--data-path", &data_path],
+        environment: &[],
+        directory: c"/",
+        stdio: [waits_on.as_fd(), output.as_fd(), stderr.as_fd()],
+    })?;
+    Ok(Guard { pid, _alive: alive })
+}
+
+fn lock(data_path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_path.join(LOCK_FILE))?;
+    lock_soon(&file, LOCK_WAIT)?;
+    Ok(file)
+}
+
+/// The guard's whole life: waits for the end of the client, then ends the payloads of `data_path`.
+pub fn run(data_path: &Path) -> io::Result<()> {
+    // It was started by way of /proc/self/exe, and would be listed as `exe`. It guards under any name.
+    let _ = rustix::thread::set_name(c"job-orch-guard");
+    let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    // Nothing is ever written: this returns at the end of the other side.
+    stdin.read_to_end(&mut Vec::new())?;
+    end_strays(data_path);
+    Ok(())
+}

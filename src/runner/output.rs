@@ -1,0 +1,225 @@
+//! The output of payloads within MAX_LOG: the head goes to the file as it comes, of the rest the tail is kept in memory and
+//! written at the end, so that a payload that prints without end wears out no flash. Without MAX_LOG none of this is at
+//! work: a payload then writes to its files itself.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+
+use crate::event;
+use crate::payload::PayloadId;
+
+/// A tail is held in memory, twice for each payload that runs.
+const MAX_TAIL_BYTES: u64 = 64 * 1024;
+
+/// Room for the line that says how much is missing.
+const NOTE_BYTES: u64 = 100;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// What is still read at the end: as much as a pipe can hold by default's limit (pipe(7)). Who goes on writing then is no
+/// part of the payload.
+const LAST_BYTES: usize = 1024 * 1024;
+
+/// The pipes of all payloads that run, emptied by one thread; cheap to clone.
+pub(super) struct Outputs {
+    max_log: u64,
+    begun: Sender<Arc<Output>>,
+    wake: Arc<OwnedFd>,
+}
+
+/// One output of one payload.
+pub(super) struct Output {
+    pipe: PipeReader,
+    state: Mutex<State>,
+}
+
+struct State {
+    payload: PayloadId,
+    file: File,
+    head_left: u64,
+    tail: VecDeque<u8>,
+    tail_bytes: usize,
+    /// Bytes that are in neither.
+    left_out: u64,
+    is_ended: bool,
+    has_failed: bool,
+}
+
+impl Outputs {
+    /// Starts the thread. `max_log` is in bytes, 1024 at least.
+    pub(super) fn start(max_log: u64) -> io::Result<Self> {
+        let (begun, inbox) = channel();
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let woken = Arc::clone(&wake);
+        thread::Builder::new().name("output".to_owned()).spawn(move || empty_pipes(&inbox, &woken))?;
+        Ok(Self { max_log, begun, wake })
+    }
+
+    /// A pipe that ends up in `file`. The writing end is for the payload.
+    pub(super) fn begin(&self, payload: PayloadId, file: File) -> io::Result<(Arc<Output>, PipeWriter)> {
+        let (pipe, writer) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        let tail_bytes = (self.max_log / 4).min(MAX_TAIL_BYTES);
+        let state = State {
+            payload,
+            file,
+            head_left: self.max_log - tail_bytes - NOTE_BYTES,
+            tail: VecDeque::new(),
+            tail_bytes: usize::try_from(tail_bytes).unwrap_or(0),
+            left_out: 0,
+            is_ended: false,
+            has_failed: false,
+        };
+        let output = Arc::new(Output { pipe, state: Mutex::new(state) });
+        // The thread never ends while this sender exists.
+        let _ = self.begun.send(Arc::clone(&output));
+        self.wake_up();
+        Ok((output, writer))
+    }
+
+    /// Takes what is left in the pipe and completes the file. Nobody but strangers can write to it now.
+    pub(super) fn end(&self, output: &Output) {
+        let mut left = LAST_BYTES;
+        while left > 0 {
+            match output.take() {
+                Ok(0) | Err(_) => break,
+                Ok(count) => left = left.saturating_sub(count),
+            }
+        }
+        output.state.lock().unwrap_or_else(PoisonError::into_inner).end();
+        self.wake_up();
+    }
+
+    fn wake_up(&self) {
+        // A counter at its limit is as good a wake-up as one more.
+        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+fn empty_pipes(inbox: &Receiver<Arc<Output>>, woken: &OwnedFd) {
+    let mut outputs: Vec<Arc<Output>> = Vec::new();
+    loop {
+        let mut waited_for = vec![PollFd::from_borrowed_fd(woken.as_fd(), PollFlags::IN)];
+        waited_for.extend(outputs.iter().map(|output| PollFd::new(&output.pipe, PollFlags::IN)));
+        if let Err(errno) = poll(&mut waited_for, None)
+            && errno != rustix::io::Errno::INTR
+        {
+            event!(Error, "cannot wait for the output of payloads", error = errno.to_string());
+            return;
+        }
+        let is_ready: Vec<bool> = waited_for.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if is_ready.first() == Some(&true) {
+            // It only says that there is something new.
+            let _ = rustix::io::read(woken, &mut [0; 8]);
+        }
+        let mut ready = is_ready.iter().skip(1);
+        outputs.retain(|output| {
+            let is_open = ready.next() != Some(&true) || output.take_some();
+            is_open && !output.state.lock().unwrap_or_else(PoisonError::into_inner).is_ended
+        });
+        outputs.extend(inbox.try_iter());
+    }
+}
+
+impl Output {
+    /// Reads once; 0 at the end of all writers.
+    fn take(&self) -> io::Result<usize> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut buffer = vec![0; READ_BYTES];
+        let count = (&self.pipe).read(&mut buffer)?;
+        state.keep(&buffer[..count]);
+        Ok(count)
+    }
+
+    /// Whether there may be more.
+    fn take_some(&self) -> bool {
+        match self.take() {
+            Ok(count) => count > 0,
+            Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+        }
+    }
+}
+
+impl State {
+    fn keep(&mut self, bytes: &[u8]) {
+        let head_bytes = usize::try_from(self.head_left).unwrap_or(usize::MAX).min(bytes.len());
+        let (head, rest) = bytes.split_at(head_bytes);
+        self.head_left -= head.len() as u64;
+        self.write(head);
+        // Of very much only the end can stay.
+        let (passed_over, rest) = rest.split_at(rest.len().saturating_sub(self.tail_bytes));
+        let surplus = (self.tail.len() + rest.len()).saturating_sub(self.tail_bytes);
+        self.left_out += (passed_over.len() + surplus) as u64;
+        self.tail.drain(..surplus);
+        self.tail.extend(rest);
+    }
+
+    fn end(&mut self) {
+        let tail = std::mem::take(&mut self.tail);
+        if self.left_out > 0 {
+            let note = format!("\n[{} bytes are left out here: MAX_LOG]\n", self.left_out);
+            self.write(note.as_bytes());
+        }
+        let (first, second) = tail.as_slices();
+        self.write(first);
+        self.write(second);
+        self.is_ended = true;
+    }
+
+    /// What does not fit on the disk is lost, once told: a payload is not stopped by its own output.
+    fn write(&mut self, bytes: &[u8]) {
+        if let Err(error) = self.file.write_all(bytes)
+            && !std::mem::replace(&mut self.has_failed, true)
+        {
+            event!(Warn, "output of a payload is lost", payload = self.payload, error = error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const MAX_LOG: u64 = 4096;
+
+    fn logged(printed: &[u8], piece: usize) -> Vec<u8> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("log");
+        let outputs = Outputs::start(MAX_LOG).expect("started");
+        let (output, mut pipe) = outputs.begin(1, File::create(&path).expect("created")).expect("begun");
+        for piece in printed.chunks(piece) {
+            pipe.write_all(piece).expect("read by the thread");
+        }
+        outputs.end(&output);
+        fs::read(path).expect("there")
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole_and_of_more_the_head_and_the_tail() {
+        let text: Vec<u8> = (0..40_000_u32).flat_map(|number| format!("{number}\n").into_bytes()).collect();
+        let whole = usize::try_from(MAX_LOG - NOTE_BYTES).expect("small");
+        for piece in [100, 5000, text.len()] {
+            for length in [0, 1, whole - 1, whole] {
+                assert_eq!(logged(&text[..length], piece), &text[..length], "{length} by {piece}");
+            }
+            for length in [whole + 1, 2 * whole, text.len()] {
+                let kept = logged(&text[..length], piece);
+                assert!(kept.len() as u64 <= MAX_LOG, "{}", kept.len());
+                let kept = String::from_utf8(kept).expect("ASCII");
+                let (head, rest) = kept.split_once("\n[").expect("a note");
+                let (count, tail) = rest.split_once(" bytes are left out here: MAX_LOG]\n").expect("a note");
+                assert!(text.starts_with(head.as_bytes()) && text[..length].ends_with(tail.as_bytes()));
+                let count: usize = count.parse().expect("a number");
+                assert_eq!(head.len() + count + tail.len(), length);
+            }
+        }
+    }
+}

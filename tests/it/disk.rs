@@ -1,0 +1,901 @@
+//! Disks that are full, read-only, gone, broken, slow or without power, at each step of a payload, and small ones to try it on.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::client::{Client, PATIENCE, binary, is_alive, line_of, place, wait_for};
+use crate::wire::{self, Answer, form, submit_form};
+
+/// A small file system of its own, unmounted at the end.
+pub struct SmallDisk {
+    directory: tempfile::TempDir,
+    /// What an ext4 is in.
+    image: Option<tempfile::NamedTempFile>,
+}
+
+impl SmallDisk {
+    /// A tmpfs. `None` where mounting is not permitted, which the output tells.
+    pub fn mount(options: &str) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let is_mounted =
+            run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", directory.path().to_str().unwrap()]);
+        is_mounted.then_some(Self { directory, image: None })
+    }
+
+    /// An ext4 on a loop device. It writes by itself only after minutes, and its inodes are made with it.
+    fn ext4() -> Option<Self> {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(24 << 20).unwrap();
+        let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+        let is_made = run("mkfs.ext4", &[&options[..], &[image.path().to_str().unwrap()]].concat());
+        is_made.then_some(image).and_then(Self::ext4_in)
+    }
+
+    fn ext4_in(image: tempfile::NamedTempFile) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (image.path().to_str().unwrap(), directory.path().to_str().unwrap());
+        let is_mounted = run("mount", &["-o", "loop,commit=300", from, to]);
+        is_mounted.then_some(Self { directory, image: Some(image) })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Takes all writes in again only when the guard is dropped.
+    fn freeze(&self) -> Option<Frozen> {
+        run("fsfreeze", &["-f", self.path().to_str().unwrap()]).then(|| Frozen(self.path().to_owned()))
+    }
+
+    /// What an ext4 has at this moment without the memory of this machine, for [`Self::ext4_in`].
+    fn without_power(&self) -> tempfile::NamedTempFile {
+        let copy = tempfile::NamedTempFile::new().unwrap();
+        fs::copy(self.image.as_ref().unwrap().path(), copy.path()).unwrap();
+        copy
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        assert!(run("fsfreeze", &["-u", self.0.to_str().unwrap()]));
+    }
+}
+
+/// Makes a directory read-only for all that open files by its path from now on. Writable again when dropped.
+struct ReadOnly(PathBuf);
+
+impl ReadOnly {
+    fn mount(path: &Path) -> Option<Self> {
+        let text = path.to_str().unwrap();
+        if !run("mount", &["--bind", text, text]) {
+            return None;
+        }
+        let this = Self(path.to_owned());
+        run("mount", &["-o", "remount,bind,ro", text]).then_some(this)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+/// System calls of a client that fail or hang, until it is dropped.
+struct Fault(Child);
+
+impl Fault {
+    /// `calls` as strace names them, `effect` such as `error=EIO`, on these paths only where there are any. `None` where tracing is
+    /// not permitted.
+    fn inject(client: &Client, calls: &str, effect: &str, paths: &[&Path]) -> Option<Self> {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-I1", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+        command.args(["-e", &format!("inject={calls}:{effect}"), "-p", &client.pid().to_string()]);
+        for path in paths {
+            command.arg("-P").arg(path);
+        }
+        let tracer = command.stderr(Stdio::null()).spawn();
+        let mut this = Self(tracer.map_err(|error| println!("skipped: strace: {error}")).ok()?);
+        let is_traced = |task: fs::DirEntry| {
+            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            !status.contains("\nTracerPid:\t0\n")
+        };
+        let all_are_traced = wait_for("the tracer", || {
+            if this.0.try_wait().unwrap().is_some() {
+                return Some(false);
+            }
+            let mut tasks = fs::read_dir(format!("/proc/{}/task", client.pid())).unwrap().flatten();
+            tasks.all(is_traced).then_some(true)
+        });
+        if !all_are_traced {
+            println!("skipped: strace may not trace");
+        }
+        all_are_traced.then_some(this)
+    }
+}
+
+impl Drop for Fault {
+    fn drop(&mut self) {
+        // It lets go of the client first.
+        let _ = Command::new("kill").arg(self.0.id().to_string()).stderr(Stdio::null()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a tool. `false` where it fails, which the output tells.
+fn run(tool: &str, arguments: &[&str]) -> bool {
+    match Command::new(tool).args(arguments).output() {
+        Ok(output) if output.status.success() => return true,
+        Ok(output) => println!("skipped: {tool}: {}", String::from_utf8_lossy(&output.stderr)),
+        Err(error) => println!("skipped: {tool}: {error}"),
+    }
+    false
+}
+
+/// A client with nothing kept free, one slot, and quick kills.
+fn client_at(data: &Path, more: &[(&str, &str)]) -> Client {
+    let settings = [("MIN_FREE", "0"), ("MIN_FREE_INODES", "0"), ("MAX_JOBS", "1"), ("KILL_GRACE", "1")];
+    Client::at(data, &[&settings[..], more].concat())
+}
+
+/// Runs until the file `go` is beside it.
+fn until_go(then: &str) -> String {
+    format!("#!/bin/sh\necho $$ > pid\nwhile ! [ -e go ]; do sleep 0.02; done\n{then}\n")
+}
+
+fn status_of(answer: &Answer) -> String {
+    if answer.header("content-type").as_deref() == Some("application/zip") {
+        return "Completed".to_owned();
+    }
+    answer.json("status").unwrap_or_else(|| answer.text())
+}
+
+fn get(client: &Client, id: &str) -> Answer {
+    client.get(&format!("/retrieve/{id}"))
+}
+
+/// Waits until `/health` and `/ready` have these statuses.
+fn wait_for_state(client: &Client, health: u16, ready: u16) {
+    let mut last = String::new();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let answers = [client.get("/health"), client.get("/ready")];
+        if answers.each_ref().map(|answer| answer.status) == [health, ready] {
+            return;
+        }
+        last = format!("{} {}", answers[0].text(), answers[1].text());
+        thread::sleep(Duration::from_millis(20));
+    }
+    panic!("waited in vain for /health {health} and /ready {ready}: {last}");
+}
+
+// --- full
+
+#[test]
+fn a_payload_that_fills_the_disk_keeps_its_end_over_a_restart_and_the_next_one_runs_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount("size=1m") else { return };
+    let client = client_at(disk.path(), &[]);
+    let id = client.run("#!/bin/sh\ncat /dev/zero > big\nexit 3\n");
+    let told = client.ended(&id);
+    assert_eq!((told.json("status"), told.json("exit_code")), (Some("Failed".into()), Some("3".into())));
+    wait_for_state(&client, 200, 503);
+    assert!(client.get("/ready").text().contains("disk_low"));
+    client.kill();
+    let next = client_at(disk.path(), &[]);
+    assert_eq!(get(&next, &id).text(), told.text());
+    wait_for_state(&next, 200, 503);
+    fs::remove_file(Path::new(&told.json("loc").unwrap()).join("big")).unwrap();
+    wait_for_state(&next, 200, 200);
+    next.result(&next.run("true")).file(".orchestrator.exit");
+}
+
+#[test]
+fn a_payload_without_an_inode_for_its_logs_fails_and_is_not_run_by_the_next_life() {
+    let Some(disk) = SmallDisk::mount("size=4m,nr_inodes=64") else { return };
+    let client = client_at(disk.path(), &[]);
+    let script = "#!/bin/sh\nwhile ! [ -e full ]; do sleep 0.02; done\nn=0\nwhile : > f$n; do n=$((n+1)); done 2>/dev/null\n";
+    let filler = client.run(script);
+    let directory = client.loc(&filler);
+    let journal = tempfile::NamedTempFile::new().unwrap();
+    let waiting = client.run(&format!("echo ran >> {}", journal.path().display()));
+    fs::write(directory.join("full"), "").unwrap();
+    let told = client.ended(&waiting);
+    assert_eq!(told.json("status").as_deref(), Some("Failed"), "{}", told.text());
+    assert!(told.json("error").unwrap().contains("cannot create .orchestrator.out"), "{}", told.text());
+    let first = client.ended(&filler);
+    assert_eq!(status_of(&first), "Failed", "{}", first.text());
+    wait_for_state(&client, 200, 503);
+    client.kill();
+    let next = client_at(disk.path(), &[]);
+    assert_eq!(get(&next, &waiting).text(), told.text());
+    for entry in fs::read_dir(&directory).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('f') {
+            fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    wait_for_state(&next, 200, 200);
+    next.result(&next.run("true")).file(".orchestrator.exit");
+    assert_eq!(fs::read_to_string(journal.path()).unwrap(), "");
+}
+
+/// Its list of entries outgrows the memory that it may have, and goes to the disk.
+#[test]
+fn a_zip_that_needs_a_full_disk_is_visibly_cut_and_whole_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount("size=32m") else { return };
+    let client = client_at(disk.path(), &[]);
+    let id =
+        client.run("#!/bin/sh\nmkdir d\ni=0\nwhile [ $i -lt 8000 ]; do : > d/file$i; i=$((i+1)); done\n");
+    let whole = client.result(&id).files().len();
+    assert!(whole > 8000);
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![0; 64 << 20]).unwrap_err();
+    let mut stream = wire::connect(client.address);
+    let request = format!("GET /retrieve/{id} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    match wire::try_read_answer(&mut stream, false) {
+        Ok(answer) => assert_eq!(answer.error(500), "answer_failed"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof),
+    }
+    wait_for("the cause in the log", || client.log().contains("cannot spool").then_some(()));
+    fs::remove_file(ballast).unwrap();
+    assert_eq!(client.result(&id).files().len(), whole);
+    assert_eq!(client.directories().len(), 1);
+}
+
+// --- read-only and gone
+
+#[test]
+fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[]);
+    let journal = data.with_file_name("journal");
+    let running = client.run(&until_go("echo result > made"));
+    let directory = client.wait_for_file(&running, "pid").parent().unwrap().to_owned();
+    let writes = |name: &str| format!("#!/bin/sh\necho {name} >> {}\n", journal.display());
+    let [killed, failed, late] = ["killed", "failed", "late"].map(|name| client.run(&writes(name)));
+    let Some(read_only) = ReadOnly::mount(&data) else { return };
+    wait_for_state(&client, 503, 503);
+    assert!(client.get("/health").json("data_path").unwrap().contains("Read-only"));
+    let refused = submit_form(client.address, &form(&[("run.sh", b"true")]));
+    assert_eq!(refused.error(503), "disk_failed");
+    assert_eq!(client.post(&format!("/kill/{killed}")).error(500), "disk_failed");
+    assert_eq!(status_of(&get(&client, &killed)), "Killed");
+    // Where the payload is, the disk can be written; a file made by its path cannot be.
+    let go = Command::new("sh").args(["-c", ": > go"]).current_dir(&directory).status();
+    let own = format!("/proc/{}/cwd/go", line_of(&directory.join("pid")));
+    assert!(go.is_ok_and(|status| !status.success()));
+    fs::write(own, "").unwrap();
+    client.result(&running).file("made");
+    let told = client.ended(&failed);
+    assert_eq!(status_of(&told), "Failed");
+    assert!(told.json("error").unwrap().contains("record cannot be written"), "{}", told.text());
+    client.ended(&late);
+    drop(read_only);
+    wait_for_state(&client, 200, 200);
+    client.result(&client.run("true"));
+    // What could not be noted is noted now.
+    wait_for("all records", || {
+        let records = client.directories().into_iter().map(|path| path.join(".orchestrator.payload"));
+        let mut records = records.map(|path| fs::read_to_string(path).unwrap_or_default());
+        records.all(|text| !text.contains("Prepared") && !text.contains("Running")).then_some(())
+    });
+    client.kill();
+    let next = client_at(&data, &[]);
+    assert_eq!(get(&next, &running).file("made"), "result\n");
+    assert_eq!(get(&next, &failed).text(), told.text());
+    for (id, status) in [(&killed, "Killed"), (&failed, "Failed"), (&late, "Failed")] {
+        assert_eq!(status_of(&get(&next, id)), status);
+    }
+    next.result(&next.run("true"));
+    assert!(!journal.exists(), "{}", fs::read_to_string(journal).unwrap());
+}
+
+#[test]
+fn a_data_path_that_comes_back_has_all_its_payloads_and_another_in_its_place_is_locked_too() {
+    let (home, data) = place();
+    let client = client_at(&data, &[]);
+    let ended = client.run("echo result > made");
+    let files = client.result(&ended).files();
+    let running = client.run(&until_go("echo on"));
+    client.wait_for_file(&running, "pid");
+    let elsewhere = home.path().join("elsewhere");
+    fs::rename(&data, &elsewhere).unwrap();
+    wait_for_state(&client, 503, 503);
+    assert_eq!(get(&client, &ended).error(404), "directory_gone");
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
+    // Another disk.
+    fs::create_dir(&data).unwrap();
+    wait_for_state(&client, 200, 200);
+    wait_for("the lock", || data.join(".orchestrator.lock").exists().then_some(()));
+    let second = Command::new(binary())
+        .args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"])
+        .arg(&data)
+        .output()
+        .unwrap();
+    assert_eq!(second.status.code(), Some(2), "{}", String::from_utf8_lossy(&second.stderr));
+    let there: u32 = client.run("true").parse().unwrap();
+    fs::rename(&data, home.path().join("other")).unwrap();
+    // The first one again.
+    fs::rename(&elsewhere, &data).unwrap();
+    wait_for_state(&client, 200, 200);
+    assert_eq!(get(&client, &ended).files(), files);
+    fs::write(client.loc(&running).join("go"), "").unwrap();
+    assert_eq!(client.result(&running).file(".orchestrator.out"), "on\n");
+    let again: u32 = client.run("true").parse().unwrap();
+    assert!(again > there);
+    client.kill();
+    let next = client_at(&data, &[]);
+    assert_eq!(get(&next, &ended).files(), files);
+    let last: u32 = next.run("true").parse().unwrap();
+    assert!(last > again, "{last} {again}");
+    drop(next);
+    let other = client_at(&home.path().join("other"), &[]);
+    let id: u32 = other.run("true").parse().unwrap();
+    assert!(id > there, "{id} was given before, {there} was the last");
+}
+
+// --- broken
+
+#[test]
+fn an_upload_that_the_disk_fails_is_refused_at_each_step_leaves_nothing_and_the_next_one_is_taken() {
+    let (_home, data) = place();
+    // The age, since so often it is tried again to remove what could not be.
+    let client = client_at(&data, &[("MAX_AGE", "8")]);
+    let body = form(&[("run.sh", b"#!/bin/sh\ntrue"), ("tool", b"#!/bin/sh\n"), ("a/b/c", b"x")]);
+    for (step, calls, effect) in [
+        ("the directory", "?mkdir,?mkdirat", "error=EIO"),
+        ("the second file or directory", "?open,openat", "error=EIO:when=2+"),
+        ("a directory in it", "?mkdir,?mkdirat", "error=EIO:when=2+"),
+        ("a mode", "fchmod", "error=EIO"),
+        ("the record", "?rename,?renameat,?renameat2", "error=EIO"),
+        ("the record on a full disk", "?rename,?renameat,?renameat2", "error=ENOSPC"),
+        ("a file on a full disk", "?open,openat", "error=ENOSPC:when=2+"),
+        ("a quota", "?mkdir,?mkdirat", "error=EDQUOT"),
+    ] {
+        let Some(mut fault) = Fault::inject(&client, calls, effect, &[]) else { return };
+        let mut answer = submit_form(client.address, &body);
+        if answer.status == 503 {
+            // The look of each second has met the fault before, or what was left of the last one.
+            drop(fault);
+            wait_for_state(&client, 200, 200);
+            let Some(again) = Fault::inject(&client, calls, effect, &[]) else { return };
+            fault = again;
+            answer = submit_form(client.address, &body);
+        }
+        let (status, codes) = if effect.contains("EIO") {
+            (500, ["disk_error", "disk_failed"])
+        } else {
+            (507, ["no_space", "no_space"])
+        };
+        let code = answer.error(status);
+        assert!(codes.contains(&code.as_str()), "{step}: {}", answer.text());
+        assert!(answer.text().contains("again") || answer.text().contains("free space"), "{}", answer.text());
+        drop(fault);
+        // At once, but where it was the removal that the disk failed as well.
+        wait_for(&format!("the removal, {step}"), || client.directories().is_empty().then_some(()));
+        wait_for_state(&client, 200, 200);
+        let id = client.submit(&[("run.sh", b"#!/bin/sh\necho on"), ("a/b/c", b"x")]);
+        assert_eq!(client.result(&id).file(".orchestrator.out"), "on\n");
+        for directory in client.directories() {
+            fs::remove_dir_all(directory).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_mark_of_the_ids_that_cannot_be_written_is_told_and_written_when_it_can_be() {
+    let client = Client::start();
+    let lock = client.data.join(".orchestrator.lock");
+    for (effect, status, code) in [("error=EIO", 500, "disk_failed"), ("error=ENOSPC", 507, "no_space")] {
+        let Some(fault) = Fault::inject(&client, "pwrite64", effect, &[&lock]) else { return };
+        for _ in 0..2 {
+            let answer = submit_form(client.address, &form(&[("run.sh", b"true")]));
+            assert_eq!(answer.error(status), code);
+            assert_eq!(client.directories(), Vec::<PathBuf>::new());
+        }
+        drop(fault);
+    }
+    wait_for_state(&client, 200, 200);
+    client.result(&client.run("true"));
+}
+
+#[test]
+fn a_disk_that_fails_all_writes_is_told_until_it_works_again() {
+    let client = Client::start();
+    let Some(fault) = Fault::inject(&client, "?mkdir,?mkdirat", "error=EIO", &[]) else { return };
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(500), "disk_error");
+    wait_for_state(&client, 503, 503);
+    thread::sleep(Duration::from_millis(1500));
+    assert!(client.get("/health").json("data_path").unwrap().contains("os error 5"));
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
+    drop(fault);
+    wait_for_state(&client, 200, 200);
+    let Some(fault) = Fault::inject(&client, "?mkdir,?mkdirat", "error=EDQUOT", &[]) else { return };
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(507), "no_space");
+    // No reason for a restart.
+    wait_for_state(&client, 200, 503);
+    assert!(client.get("/ready").text().contains("disk_low"));
+    drop(fault);
+    wait_for_state(&client, 200, 200);
+    client.result(&client.run("true"));
+    assert_eq!(client.directories().len(), 1);
+}
+
+#[test]
+fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
+    for (file, word) in [
+        (".orchestrator.payload", "record cannot be written"),
+        (".orchestrator.out", "cannot create .orchestrator.out"),
+        (".orchestrator.err", "cannot create .orchestrator.err"),
+    ] {
+        let (_home, data) = place();
+        let journal = data.with_file_name("journal");
+        let client = client_at(&data, &[]);
+        let first = client.run(&until_go(""));
+        let first_directory = client.wait_for_file(&first, "pid").parent().unwrap().to_owned();
+        let id = client.run(&format!("echo ran >> {}", journal.display()));
+        let path = client.loc(&id).join(file);
+        // A record that cannot be written over the old one is tried beside it.
+        let beside = path.with_file_name(format!("{file}.new"));
+        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[&path, &beside]) else {
+            return;
+        };
+        fs::write(first_directory.join("go"), "").unwrap();
+        let told = client.ended(&id);
+        assert_eq!(status_of(&told), "Failed", "{file}");
+        let error = told.json("error").unwrap();
+        assert!(error.contains(word) && error.contains("os error 5"), "{error}");
+        drop(fault);
+        wait_for("the record", || {
+            let record = fs::read_to_string(path.with_file_name(".orchestrator.payload")).unwrap();
+            record.contains("Failed").then_some(())
+        });
+        client.result(&client.run("true"));
+        client.kill();
+        let next = client_at(&data, &[]);
+        assert_eq!(get(&next, &id).text(), told.text());
+        next.result(&next.run("true"));
+        assert!(!journal.exists(), "{file}: it was run");
+    }
+}
+
+#[test]
+fn an_end_that_cannot_be_noted_is_told_all_the_same_and_noted_when_the_disk_works() {
+    for is_healed in [true, false] {
+        let (_home, data) = place();
+        let client = client_at(&data, &[]);
+        let id = client.run(&until_go("echo result > made"));
+        let directory = client.wait_for_file(&id, "pid").parent().unwrap().to_owned();
+        let files = [".orchestrator.payload", ".orchestrator.payload.new"].map(|name| directory.join(name));
+        let paths = [&*files[0], &*files[1]];
+        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &paths) else {
+            return;
+        };
+        fs::write(directory.join("go"), "").unwrap();
+        let answer = client.result(&id);
+        assert_eq!(answer.file("made"), "result\n");
+        assert!(client.log().contains("cannot write the record"), "{}", client.log());
+        if is_healed {
+            drop(fault);
+            wait_for("the record", || {
+                let record = fs::read_to_string(directory.join(".orchestrator.payload")).unwrap();
+                record.contains("Completed").then_some(())
+            });
+            client.kill();
+        } else {
+            client.signal("KILL");
+            drop(fault);
+            kill_again(client);
+        }
+        let next = client_at(&data, &[]);
+        let answer = get(&next, &id);
+        if is_healed {
+            assert_eq!(answer.file("made"), "result\n");
+        } else {
+            assert_eq!(status_of(&answer), "Failed", "not lost without a word, and not run again");
+            assert!(answer.json("error").unwrap().contains("client was restarted"), "{}", answer.text());
+            let partial = next.get(&format!("/retrieve_partial/{id}"));
+            assert_eq!(partial.file("made"), "result\n");
+        }
+    }
+}
+
+/// One that has been killed already.
+fn kill_again(mut client: Client) {
+    client.wait();
+}
+
+#[test]
+fn what_cannot_be_read_is_named_in_the_zip_or_told() {
+    let client = Client::start();
+    let id = client.run("echo result > made; echo broken > broken");
+    client.result(&id);
+    let directory = client.directories().remove(0);
+    let broken = directory.join("broken");
+    let Some(fault) = Fault::inject(&client, "?read,?pread64", "error=EIO", &[&broken]) else { return };
+    let answer = get(&client, &id);
+    assert_eq!(answer.file("made"), "result\n");
+    assert!(answer.file(".orchestrator.skipped").contains("broken"));
+    drop(fault);
+    let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[&directory]) else { return };
+    assert_eq!(get(&client, &id).error(500), "answer_failed");
+    drop(fault);
+    assert_eq!(get(&client, &id).file("broken"), "broken\n");
+}
+
+#[test]
+fn a_directory_that_the_disk_does_not_let_go_is_removed_when_it_does() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[("MAX_AGE", "2")]);
+    let id = client.run("mkdir sub; : > sub/file; : > other");
+    client.result(&id);
+    let Some(fault) = Fault::inject(&client, "?unlink,?unlinkat,?rmdir", "error=EIO", &[]) else { return };
+    client.retrieve_when(&id, |answer| answer.json("status").as_deref() == Some("Cleaned"));
+    wait_for("the failure", || client.log().contains("cannot remove a directory").then_some(()));
+    // It is told once.
+    thread::sleep(Duration::from_millis(1000));
+    assert_eq!(client.log().matches("cannot remove a directory").count(), 1, "{}", client.log());
+    assert_eq!(client.directories().len(), 1);
+    drop(fault);
+    wait_for("its removal", || client.directories().is_empty().then_some(()));
+}
+
+#[test]
+fn a_refused_upload_that_the_disk_does_not_let_go_is_removed_when_it_does() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[("MAX_AGE", "2")]);
+    let calls = "?rename,?renameat,?renameat2,?unlink,?unlinkat,?rmdir";
+    let Some(fault) = Fault::inject(&client, calls, "error=EIO", &[]) else { return };
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(500), "disk_failed");
+    assert_eq!(client.directories().len(), 1);
+    drop(fault);
+    wait_for("its removal", || client.directories().is_empty().then_some(()));
+}
+
+#[test]
+fn a_removal_that_is_cut_off_leaves_no_half_of_a_result() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[("MAX_AGE", "2")]);
+    let id = client.run("for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do : > file$n; done");
+    client.result(&id);
+    let Some(fault) = Fault::inject(&client, "?unlink,unlinkat", "error=EIO:when=2+", &[]) else { return };
+    client.retrieve_when(&id, |answer| answer.json("status").as_deref() == Some("Cleaned"));
+    wait_for("the failure", || client.log().contains("cannot remove a directory").then_some(()));
+    client.signal("KILL");
+    drop(fault);
+    kill_again(client);
+    let next = client_at(&data, &[]);
+    let answer = get(&next, &id);
+    assert_eq!(answer.status, 404, "{}", answer.head);
+    assert_eq!(next.directories(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_start_tells_what_it_cannot_read_and_removes_nothing_of_it() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[]);
+    let id = client.run("echo result > made");
+    client.result(&id);
+    let record = client.directories()[0].join(".orchestrator.payload");
+    client.kill();
+    let traced = |calls: &str, path: &Path| {
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-o", "/dev/null", "-e", &format!("trace={calls}"), "-P"]).arg(path);
+        command.args(["-e", &format!("inject={calls}:error=EIO")]).arg(binary());
+        command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
+        command
+    };
+    if !run("strace", &["-f", "-o", "/dev/null", "true"]) {
+        return;
+    }
+    let output = traced("getdents64", &data).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("cannot take up the payloads of DATA_PATH") && text.contains("os error 5"),
+        "{text}"
+    );
+    for calls in ["read", "?open,openat"] {
+        let client = Client::spawn(traced(calls, &record), &data);
+        assert_eq!(get(&client, &id).error(404), "unknown_id");
+        assert!(client.log().contains("payload cannot be taken up"), "{}", client.log());
+        let other: u32 = client.run("true").parse().unwrap();
+        assert!(other > id.parse().unwrap());
+        client.result(&other.to_string());
+        client.kill();
+    }
+    let next = client_at(&data, &[]);
+    assert_eq!(get(&next, &id).file("made"), "result\n");
+}
+
+// --- slow
+
+#[test]
+fn a_payload_whose_start_waits_for_a_disk_that_hangs_holds_up_no_kill() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "2")]);
+    let running: Vec<String> = (0..2).map(|_| client.run(&until_go(""))).collect();
+    let pids: Vec<String> = running.iter().map(|id| line_of(&client.wait_for_file(id, "pid"))).collect();
+    let waiting = client.run("true");
+    let Some(frozen) = disk.freeze() else { return };
+    for (id, pid) in running.iter().zip(&pids) {
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+        wait_for("the end of its processes", || (!is_alive(pid)).then_some(()));
+    }
+    drop(frozen);
+    client.result(&waiting);
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_neither_kills_nor_polls_and_is_told() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "4")]);
+    let stubborn = "#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
+    let running: Vec<String> = (0..3).map(|_| client.run(stubborn)).collect();
+    let pids: Vec<String> = running.iter().map(|id| line_of(&client.wait_for_file(id, "pid"))).collect();
+    let Some(frozen) = disk.freeze() else { return };
+    let address = client.address;
+    let upload = thread::spawn(move || submit_form(address, &form(&[("run.sh", b"echo on")])));
+    let promptly = |path: &str| {
+        let start = Instant::now();
+        let answer = client.get(path);
+        assert!(start.elapsed() < Duration::from_secs(2), "{path} took {:?}", start.elapsed());
+        answer
+    };
+    for (id, pid) in running.iter().zip(&pids) {
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+        wait_for("the end of its processes", || {
+            assert_eq!(status_of(&promptly(&format!("/retrieve/{id}"))), "Killed");
+            (!is_alive(pid)).then_some(())
+        });
+    }
+    let health = wait_for("the trouble", || Some(promptly("/health")).filter(|answer| answer.status == 503));
+    assert!(health.json("data_path").unwrap().contains("has not answered for"), "{}", health.text());
+    assert_eq!(promptly("/ready").status, 503);
+    assert_eq!(submit_form(address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
+    assert!(!upload.is_finished());
+    drop(frozen);
+    wait_for_state(&client, 200, 200);
+    let taken = upload.join().unwrap();
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    assert_eq!(client.result(&taken.json("id").unwrap()).file(".orchestrator.out"), "on\n");
+    for id in &running {
+        assert_eq!(status_of(&client.ended(id)), "Killed");
+    }
+    client.must_be_well_and_empty("a disk that hung");
+}
+
+#[test]
+fn a_disk_that_is_slow_to_look_at_holds_up_no_other_connection() {
+    let client = Client::start();
+    let id = client.run("true");
+    client.result(&id);
+    let directory = client.directories().remove(0);
+    let calls = "?stat,?statx,?newfstatat,?open,openat";
+    let Some(fault) = Fault::inject(&client, calls, "delay_enter=2000000", &[&directory]) else { return };
+    let address = client.address;
+    // More than there are workers. The tracer has to get round to each of them before it gives up waiting.
+    let readers: Vec<_> = (0..8)
+        .map(|_| {
+            let path = format!("/retrieve/{id}");
+            thread::spawn(move || wire::call(address, "GET", &path).status)
+        })
+        .collect();
+    for _ in 0..40 {
+        let start = Instant::now();
+        assert_eq!(client.get("/health").status, 200);
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert!(!readers.iter().all(thread::JoinHandle::is_finished), "nothing was slow");
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), 200);
+    }
+    drop(fault);
+}
+
+// --- without power
+
+/// The calls of a client that have to do with the disk's memory, each with the thread that made it.
+struct Trace(tempfile::NamedTempFile);
+
+impl Trace {
+    fn client(data: &Path, settings: &[(&str, &str)]) -> Option<(Client, Self)> {
+        if !run("strace", &["-f", "-o", "/dev/null", "true"]) {
+            return None;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new("strace");
+        command.args(["-D", "-f", "-y", "-s", "16", "-o"]).arg(file.path()).args([
+            "-e",
+            "trace=?sync,syncfs,fsync,fdatasync,?sync_file_range,msync,?rename,?renameat,?renameat2,?open,openat,execve,sendto,write",
+        ]);
+        command.arg(binary());
+        command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(data);
+        command.envs(settings.iter().copied());
+        Some((Client::spawn(command, data), Self(file)))
+    }
+
+    /// Thread and text of each call, in the order in which they began.
+    fn calls(&self) -> Vec<(String, String)> {
+        let text = fs::read_to_string(self.0.path()).unwrap();
+        let split = |line: &str| {
+            line.split_once(' ').map(|(thread, call)| (thread.to_owned(), call.trim().to_owned()))
+        };
+        text.lines().filter_map(split).filter(|(_, call)| !call.starts_with("<...")).collect()
+    }
+}
+
+/// Where each of the patterns is first found after the one before, in calls of one thread. A pattern is the beginning of a call
+/// and, after a blank, something that is in it.
+#[track_caller]
+fn in_order(calls: &[(String, String)], patterns: &[&str]) -> usize {
+    let is = |call: &str, pattern: &str| {
+        let (start, rest) = pattern.split_once(' ').unwrap_or((pattern, ""));
+        call.starts_with(start) && call.contains(rest)
+    };
+    let starts = calls.iter().enumerate().filter(|(_, (_, call))| is(call, patterns[0]));
+    for (start, (thread, _)) in starts {
+        let mut at = start;
+        let mut found = 1;
+        for (index, (other, call)) in calls.iter().enumerate().skip(start + 1) {
+            if other == thread && found < patterns.len() && is(call, patterns[found]) {
+                (at, found) = (index, found + 1);
+            }
+        }
+        if found == patterns.len() {
+            return at;
+        }
+    }
+    let text: Vec<String> = calls.iter().map(|(thread, call)| format!("{thread} {call}")).collect();
+    panic!("{patterns:?} not in\n{}", text.join("\n"));
+}
+
+#[test]
+fn what_is_to_withstand_a_power_cut_is_synced_in_the_right_order() {
+    let (_home, data) = place();
+    let Some((client, trace)) = Trace::client(&data, &[("DURABLE", "on")]) else { return };
+    let id = client.run("#!/bin/sh\nexit 0\n");
+    client.result(&id);
+    let directory = client.directories().remove(0);
+    drop(client);
+    let calls = trace.calls();
+    let (data, directory) = (data.canonicalize().unwrap(), directory.canonicalize().unwrap());
+    let within = |call: &str, path: &Path| format!("{call} <{}>", path.display());
+    let new = directory.join(".orchestrator.payload.new");
+    let rename = format!("rename {}", new.display());
+    let noted = [within("fsync(", &new), rename, within("fsync(", &directory)];
+    let [fsync_record, rename, fsync_directory] = noted.each_ref().map(String::as_str);
+    let (files, mark) = (within("syncfs(", &data), within("fdatasync(", &data.join(".orchestrator.lock")));
+    let fsync_data = within("fsync(", &data);
+    let taken = in_order(&calls, &[&files, &mark, fsync_record, rename, fsync_directory, &fsync_data]);
+    let answers = |from: usize| calls[from..].iter().position(|(_, call)| call.contains("HTTP/1.1 200"));
+    assert!(answers(taken).is_some());
+    assert_eq!(calls[..taken].iter().filter(|(_, call)| call.contains("HTTP/1.1 200")).count(), 0);
+    let started = in_order(&calls[taken..], &[fsync_record, rename, fsync_directory]) + taken;
+    let run = calls.iter().position(|(_, call)| call.starts_with("execve(\"./run.sh\"")).unwrap();
+    assert!(started < run, "{started} {run}");
+    let results = within("syncfs(", &directory);
+    let exit = "openat( .orchestrator.exit";
+    in_order(&calls[run..], &[exit, &results, fsync_record, rename, fsync_directory]);
+}
+
+#[test]
+fn what_need_not_withstand_a_power_cut_is_not_synced_at_all() {
+    let (_home, data) = place();
+    let Some((client, trace)) = Trace::client(&data, &[("MAX_AGE", "1")]) else { return };
+    let id = client.run("#!/bin/sh\nexit 0\n");
+    client.result(&id);
+    let waiting = client.run("exec sleep 1000");
+    client.post(&format!("/kill/{waiting}"));
+    client.ended(&waiting);
+    wait_for("the removal", || client.directories().is_empty().then_some(()));
+    drop(client);
+    let calls = trace.calls();
+    assert!(calls.iter().any(|(_, call)| call.starts_with("rename")), "nothing was traced");
+    let syncs = |call: &String| call.contains("sync") || call.contains("SYNC");
+    let found: Vec<_> = calls.iter().map(|(_, call)| call).filter(|call| syncs(call)).collect();
+    assert!(found.is_empty(), "{found:?}");
+}
+
+/// Files whose blocks are worth losing.
+fn files_of(number: u8) -> Vec<(String, Vec<u8>)> {
+    let content = |bytes: usize| {
+        let mut state = u32::from(number) + 1;
+        let next = |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        (0..bytes).map(next).collect::<Vec<u8>>()
+    };
+    let script = "#!/bin/sh\ncat large sub/dir/small > copy\n".to_owned().into_bytes();
+    vec![
+        ("run.sh".into(), script),
+        ("large".into(), content(300_000)),
+        ("sub/dir/small".into(), content(100)),
+    ]
+}
+
+fn submit_files(client: &Client, number: u8) -> String {
+    let files = files_of(number);
+    client
+        .submit(&files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect::<Vec<_>>())
+}
+
+#[track_caller]
+fn assert_whole(answer: &Answer, number: u8) {
+    let (sent, got) = (files_of(number), answer.files());
+    let of = |name: &str| got.iter().find(|file| file.0 == name).map(|file| file.1.clone());
+    for (name, content) in &sent {
+        assert!(of(name).as_ref() == Some(content), "{name} of {number}");
+    }
+    assert!(of("copy") == Some([sent[1].1.as_slice(), &sent[2].1].concat()), "the result of {number}");
+}
+
+/// The power goes at the moment of an answer: what the disk has then is all that the next life gets.
+#[test]
+fn what_was_answered_is_there_and_whole_after_a_power_cut() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[("DURABLE", "on")]);
+    let ended = submit_files(&client, 0);
+    assert_whole(&client.result(&ended), 0);
+    let failed = client.run("#!/bin/sh\nexit 3\n");
+    let failed_told = client.ended(&failed).text();
+    let running = client.run(&until_go(""));
+    client.wait_for_file(&running, "pid");
+    let mut waiting = Vec::new();
+    let mut cuts = Vec::new();
+    for number in 1..=4 {
+        waiting.push(submit_files(&client, number));
+        cuts.push((disk.without_power(), waiting.clone(), None));
+    }
+    let killed = waiting[1].clone();
+    assert_eq!(client.post(&format!("/kill/{killed}")).status, 200);
+    cuts.push((disk.without_power(), waiting.clone(), Some(killed)));
+    for (image, taken, killed) in cuts {
+        let disk = SmallDisk::ext4_in(image).unwrap();
+        let next = client_at(&disk.path().join("data"), &[]);
+        assert_whole(&get(&next, &ended), 0);
+        assert_eq!(get(&next, &failed).json("exit_code"), wire::json_field(&failed_told, "exit_code"),);
+        let cut_off = get(&next, &running);
+        assert!(cut_off.json("error").unwrap().contains("client was restarted"), "{}", cut_off.text());
+        for (number, id) in (1..).zip(&taken) {
+            if Some(id) == killed.as_ref() {
+                assert_eq!(status_of(&get(&next, id)), "Killed");
+            } else {
+                assert_whole(&next.result(id), number);
+            }
+        }
+        assert_eq!(next.directories().len(), 3 + taken.len(), "{}", next.log());
+        let given: Vec<u32> = waiting.iter().map(|id| id.parse().unwrap()).collect();
+        let id: u32 = next.run("true").parse().unwrap();
+        assert!(id > given[taken.len() - 1], "{id} of {given:?}");
+        next.result(&id.to_string());
+    }
+}
+
+/// That the test above could fail: without the syncs the disk has nothing yet.
+#[test]
+fn what_is_not_synced_is_gone_after_a_power_cut_and_the_next_life_starts_all_the_same() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[]);
+    let id = submit_files(&client, 0);
+    let image = disk.without_power();
+    assert_whole(&client.result(&id), 0);
+    let disk = SmallDisk::ext4_in(image).unwrap();
+    let next = client_at(&disk.path().join("data"), &[]);
+    assert_eq!(get(&next, &id).status, 404);
+    next.result(&next.run("true"));
+}

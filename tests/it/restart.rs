@@ -1,0 +1,347 @@
+//! The next life of the client: what it takes up from the directories of the one before, however that ended.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use crate::client::{Client, is_alive, line_of, place, processes_of, wait_for};
+use crate::wire;
+
+const FOR_EVER: &str = "#!/bin/sh\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
+
+fn status(client: &Client, id: &str) -> String {
+    client.get(&format!("/retrieve/{id}")).json("status").unwrap_or_else(|| "a ZIP or nothing".to_owned())
+}
+
+#[test]
+fn what_had_ended_answers_as_before() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[("KILL_GRACE", "0"), ("MAX_JOBS", "1")]);
+    let completed = first.run("#!/bin/sh\necho out\necho result > made\n");
+    let failed = first.run("#!/bin/sh\necho > made\nexit 3\n");
+    let invalid = first.submit(&[("other", b"x")]);
+    let signalled = first.run("#!/bin/sh\nkill -9 $$\n");
+    let killed = first.run(FOR_EVER);
+    first.wait_for_file(&killed, "pid");
+    let killed_waiting = first.run("#!/bin/sh\necho > made\n");
+    for id in [&killed_waiting, &killed] {
+        assert_eq!(first.post(&format!("/kill/{id}")).status, 200);
+    }
+    let told =
+        [&failed, &invalid, &signalled, &killed, &killed_waiting].map(|id| (id, first.ended(id).text()));
+    let files = first.result(&completed).files();
+    let partial = first.get(&format!("/retrieve_partial/{failed}")).files();
+    first.kill();
+    for _ in 0..2 {
+        let next = Client::at(&data, &[]);
+        for (id, text) in &told {
+            assert_eq!(&next.get(&format!("/retrieve/{id}")).text(), text);
+        }
+        assert_eq!(next.get(&format!("/retrieve/{completed}")).files(), files);
+        assert_eq!(next.get(&format!("/retrieve_partial/{failed}")).files(), partial);
+        assert_eq!((next.health("waiting"), next.health("running")), (0, 0));
+        next.kill();
+    }
+}
+
+#[test]
+fn what_waited_is_run_in_its_order_and_what_ran_is_cut_off_and_not_run_again() {
+    let (_home, data) = place();
+    let journal = data.with_file_name("journal");
+    let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let begin = |name: &str| format!("#!/bin/sh\necho {name} >> {}\n", journal.display());
+    let running = first.run(&(begin("running") + "echo $$ > pid\nwhile :; do sleep 0.1; done\n"));
+    let pid = line_of(&first.wait_for_file(&running, "pid"));
+    let waiting: Vec<String> = (0..5).map(|n| first.run(&begin(&n.to_string()))).collect();
+    first.kill();
+    let next = Client::at(&data, &[("MAX_JOBS", "1")]);
+    assert!(!is_alive(&pid));
+    let cut_off = next.get(&format!("/retrieve/{running}"));
+    assert_eq!(cut_off.json("status").as_deref(), Some("Failed"), "{}", cut_off.text());
+    assert!(cut_off.json("error").unwrap().contains("client was restarted"), "{}", cut_off.text());
+    assert_ne!(cut_off.json("started_at").as_deref(), Some("null"));
+    assert_ne!(cut_off.json("finished_at").as_deref(), Some("null"));
+    next.get(&format!("/retrieve_partial/{running}")).file("pid");
+    for id in &waiting {
+        next.result(id).file("run.sh");
+    }
+    assert_eq!(fs::read_to_string(&journal).unwrap(), "running\n0\n1\n2\n3\n4\n");
+    // Nor does the life after that.
+    next.kill();
+    let last = Client::at(&data, &[]);
+    assert_eq!(last.get(&format!("/retrieve/{running}")).text(), cut_off.text());
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(fs::read_to_string(&journal).unwrap().lines().count(), 6);
+}
+
+#[test]
+fn what_was_being_killed_is_killed() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[("KILL_GRACE", "600")]);
+    let id = first.run("#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n");
+    let pid = line_of(&first.wait_for_file(&id, "pid"));
+    assert_eq!(first.post(&format!("/kill/{id}")).status, 200);
+    wait_for("the note of the kill", || {
+        fs::read_to_string(first.directories()[0].join(".orchestrator.payload"))
+            .ok()?
+            .contains("Killed")
+            .then_some(())
+    });
+    first.kill();
+    let next = Client::at(&data, &[]);
+    let answer = next.get(&format!("/retrieve/{id}"));
+    assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
+    assert!(answer.json("error").unwrap().contains("killed by request"), "{}", answer.text());
+    assert!(!is_alive(&pid));
+}
+
+#[test]
+fn a_stop_keeps_what_waits_for_the_next_life() {
+    let (_home, data) = place();
+    let mut first = Client::at(&data, &[("MAX_JOBS", "1"), ("GRACE", "0"), ("KILL_GRACE", "0")]);
+    let running = first.run(FOR_EVER);
+    first.wait_for_file(&running, "pid");
+    let waiting = first.run("echo on");
+    first.signal("TERM");
+    assert_eq!(first.wait().code(), Some(0));
+    drop(first);
+    let next = Client::at(&data, &[]);
+    assert_eq!(status(&next, &running), "Killed");
+    assert_eq!(next.result(&waiting).file(".orchestrator.out"), "on\n");
+}
+
+#[test]
+fn a_half_received_upload_leaves_nothing() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    let body = wire::form(&[("run.sh", b"exit 0"), ("data", &vec![b'x'; 1_000_000])]);
+    let mut stream = wire::connect(first.address);
+    stream.write_all(wire::submit_head(body.len()).as_bytes()).unwrap();
+    stream.write_all(&body[..body.len() - 1]).unwrap();
+    wait_for("a directory", || (first.directories().len() == 1).then_some(()));
+    first.kill();
+    let next = Client::at(&data, &[]);
+    assert_eq!(next.directories(), Vec::<PathBuf>::new());
+    next.must_be_well_and_empty("a half-received upload");
+}
+
+#[test]
+fn no_id_is_given_again() {
+    let (_home, data) = place();
+    let mut given = BTreeSet::new();
+    for settings in [&[][..], &[("RECOVER", "off")], &[("MAX_AGE", "1")], &[]] {
+        let client = Client::at(&data, settings);
+        for _ in 0..3 {
+            let id: u32 = client.run("true").parse().unwrap();
+            assert!(given.last().is_none_or(|last| *last < id), "{id} after {given:?}");
+            given.insert(id);
+        }
+        client.kill();
+    }
+}
+
+#[test]
+fn a_start_that_takes_nothing_up_is_empty_and_ends_what_still_runs() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let running = first.run(FOR_EVER);
+    let pid = line_of(&first.wait_for_file(&running, "pid"));
+    let waiting = first.run("true");
+    first.kill();
+    let next = Client::at(&data, &[("RECOVER", "off")]);
+    next.must_be_well_and_empty("an empty start");
+    for id in [&running, &waiting] {
+        assert_eq!(next.get(&format!("/retrieve/{id}")).error(404), "unknown_id");
+    }
+    assert!(!is_alive(&pid));
+    assert_eq!(next.directories().len(), 2);
+}
+
+/// What is started while the new client takes its port has a copy of the socket for a moment.
+#[test]
+fn a_client_that_starts_payloads_at_its_start_gets_its_port() {
+    let (_home, data) = place();
+    let port =
+        std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let client = |jobs: &str| {
+        let mut command = std::process::Command::new(crate::client::binary());
+        command.args(["client", "--host", "127.0.0.1", "--port", &port, "--max-jobs", jobs]);
+        command.arg("--data-path").arg(&data);
+        Client::spawn(command, &data)
+    };
+    for _ in 0..10 {
+        let first = client("1");
+        let ids: Vec<String> = (0..30).map(|_| first.run("sleep 0.1")).collect();
+        first.kill();
+        let next = client("30");
+        for id in &ids {
+            next.result(id);
+        }
+        next.kill();
+    }
+}
+
+/// Children in sessions of their own, orphans, and one that hides where it comes from but for its output.
+#[test]
+fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() {
+    let (_home, data) = place();
+    let client = Client::at(&data, &[]);
+    let script = "#!/bin/sh\nsetsid sleep 1000 &\nsleep 1001 &\n(setsid sh -c 'sleep 1002 & sleep 1003' &)\n\
+                  env -i setsid /bin/sleep 1004 &\n(env -i /bin/sleep 1005 &)\ntrap '' TERM\necho $$ > pid\n\
+                  while :; do sleep 0.1; done\n";
+    let id = client.run(script);
+    let pid = line_of(&client.wait_for_file(&id, "pid"));
+    wait_for("all of them", || (sleepers().len() >= 6).then_some(()));
+    client.kill();
+    wait_for("the end of all", || {
+        (!is_alive(&pid) && processes_of(&id).is_empty() && sleepers().is_empty()).then_some(())
+    });
+}
+
+/// The `sleep 1000` to `sleep 1005` of the test above.
+fn sleepers() -> Vec<String> {
+    let names = fs::read_dir("/proc").unwrap().flatten();
+    let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let is_sleeper = |pid: &String| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&command).replace('\0', " ");
+        is_alive(pid)
+            && ["sleep 1000 ", "sleep 1001 ", "sleep 1002 ", "sleep 1003 ", "sleep 1004 ", "sleep 1005 "]
+                .iter()
+                .any(|end| text.ends_with(end))
+    };
+    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_sleeper).collect()
+}
+
+#[test]
+fn a_guard_that_is_killed_is_started_anew() {
+    let client = Client::start();
+    client.result(&client.run("true"));
+    let first = wait_for("a guard", || client.guard());
+    signal("KILL", &first);
+    wait_for("another guard", || client.guard().filter(|pid| *pid != first));
+    client.result(&client.run("true"));
+}
+
+/// It looks for payloads by DATA_PATH, so it must be through before the next life has any.
+#[test]
+fn a_guard_that_is_late_ends_nothing_of_the_next_life() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    first.result(&first.run("true"));
+    let guard = wait_for("a guard", || first.guard());
+    signal("STOP", &guard);
+    first.kill();
+    let next = Client::at(&data, &[]);
+    let id = next.run("sleep 0.5; echo done");
+    thread::sleep(Duration::from_millis(200));
+    signal("CONT", &guard);
+    let answer = next.ended(&id);
+    assert_eq!(answer.header("content-type").as_deref(), Some("application/zip"), "{}", answer.text());
+    wait_for("the end of the guard", || (!is_alive(&guard)).then_some(()));
+}
+
+fn signal(name: &str, pid: &str) {
+    assert!(std::process::Command::new("kill").args([&format!("-{name}"), pid]).status().unwrap().success());
+}
+
+#[test]
+fn a_record_that_is_damaged_or_copied_is_told_and_left_alone() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    let ids: Vec<String> = (0..2).map(|_| first.run("true")).collect();
+    for id in &ids {
+        first.result(id);
+    }
+    let [damaged, copied] = first.directories().try_into().unwrap();
+    first.kill();
+    fs::write(damaged.join(".orchestrator.payload"), "{\"version\":1").unwrap();
+    let copy = data.join("1b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f52");
+    assert!(std::process::Command::new("cp").arg("-r").args([&copied, &copy]).status().unwrap().success());
+    let next = Client::at(&data, &[]);
+    let known = ids.iter().filter(|id| next.get(&format!("/retrieve/{id}")).status == 200).count();
+    assert_eq!(known, 1);
+    for directory in [&damaged, &copied, &copy] {
+        assert!(directory.join("run.sh").exists(), "{}", directory.display());
+    }
+    assert_eq!(next.log().matches("payload cannot be taken up").count(), 2, "{}", next.log());
+}
+
+#[test]
+fn the_note_of_a_payload_is_no_part_of_its_result() {
+    let client = Client::start();
+    let answer = client.result(&client.run("mkdir -p sub; echo x > sub/.orchestrator.payload"));
+    let names: Vec<String> = answer.files().into_iter().map(|file| file.0).collect();
+    assert!(names.contains(&"sub/.orchestrator.payload".to_owned()), "{names:?}");
+    assert!(!names.contains(&".orchestrator.payload".to_owned()), "{names:?}");
+    assert!(client.directories()[0].join(".orchestrator.payload").exists());
+}
+
+/// Under load, in every state, again and again: each payload has one outcome, and it is the right one.
+#[test]
+fn a_client_that_is_killed_again_and_again_loses_and_mixes_up_nothing() {
+    let (_home, data) = place();
+    let mut expected: Vec<(String, u32)> = Vec::new();
+    for life in 0..12_u32 {
+        let client = Client::at(&data, &[("MAX_JOBS", "4"), ("LOG", "warn")]);
+        let senders: Vec<_> = (0..4)
+            .map(|sender| {
+                let address = client.address;
+                thread::spawn(move || {
+                    let mut accepted = Vec::new();
+                    for number in 0.. {
+                        let mark = life * 100_000 + sender * 10_000 + number;
+                        let script = format!("#!/bin/sh\necho {mark} > mark\nsleep 0.0{}\n", number % 4);
+                        let form = wire::form(&[("run.sh", script.as_bytes())]);
+                        match wire::try_submit_form(address, &form) {
+                            Ok(answer) => accepted.push((answer.json("id").unwrap(), mark)),
+                            Err(_) => break,
+                        }
+                    }
+                    accepted
+                })
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(u64::from(50 + 37 * life)));
+        client.kill();
+        for sender in senders {
+            expected.extend(sender.join().unwrap());
+        }
+    }
+    let last = Client::at(&data, &[("MAX_JOBS", "4"), ("LOG", "warn")]);
+    assert!(expected.len() > 50, "{}", expected.len());
+    let ids: BTreeSet<&String> = expected.iter().map(|(id, _)| id).collect();
+    assert_eq!(ids.len(), expected.len(), "an id was given twice");
+    for (id, mark) in &expected {
+        let answer = last.ended(id);
+        if answer.header("content-type").as_deref() == Some("application/zip") {
+            assert_eq!(answer.file("mark").trim(), mark.to_string(), "{id}");
+        } else {
+            assert_eq!(answer.json("status").as_deref(), Some("Failed"), "{}", answer.text());
+            assert!(answer.json("error").unwrap().contains("client was restarted"), "{}", answer.text());
+        }
+    }
+    // One that was taken, but not yet answered, when the client was killed is a payload all the same.
+    wait_for("the end of all", || (last.health("waiting") + last.health("running") == 0).then_some(()));
+    let records =
+        last.directories().iter().filter(|path| path.join(".orchestrator.payload").exists()).count();
+    assert_eq!(records, last.directories().len(), "a stray directory");
+    assert!(records >= expected.len() && records <= expected.len() + 4 * 12);
+    assert_eq!(no_strays(&data), Vec::<String>::new());
+}
+
+fn no_strays(data: &Path) -> Vec<String> {
+    let names = fs::read_dir("/proc").unwrap().flatten();
+    let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mark = format!("PAYLOAD_DIR={}/", data.canonicalize().unwrap().display());
+    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|pid| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            is_alive(pid)
+                && environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(mark.as_bytes()))
+        })
+        .collect()
+}
