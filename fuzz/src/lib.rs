@@ -1,0 +1,41 @@
+//! What the fuzz targets share. The client is a binary without a library, and stays one: its modules are compiled here from
+//! their own files, under the same names at the root of this crate, so that their `crate::` paths hold. They are linted
+//! where they live.
+
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/archive/mod.rs"]
+pub mod archive;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/directory.rs"]
+pub mod directory;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/disk.rs"]
+pub mod disk;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/disk_error.rs"]
+pub mod disk_error;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/http/mod.rs"]
+pub mod http;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/log.rs"]
+pub mod log;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/payload.rs"]
+pub mod payload;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/record.rs"]
+pub mod record;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/remove.rs"]
+pub mod remove;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/sys.rs"]
+pub mod sys;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/upload/mod.rs"]
+pub mod upload;
+
+pub mod place;
+pub mod reference;
+pub mod script;
