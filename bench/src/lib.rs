@@ -1,13 +1,15 @@
-//! What the programs of the bench share: samples, and the reading of their command lines.
-//! A program prints its results as lines of `name value`; `table` reads them. Units stand in the names.
+//! What the programs of the bench share: samples, results, the clock, and the reading of their command lines.
+//! A program prints its results as lines of `name value`; `table` and `plots` read them. Units stand in the names.
 
+pub mod clock;
 pub mod options;
+pub mod results;
 pub mod sample;
 
-/// Prints one result for `table`.
+/// Prints one result.
 #[macro_export]
 macro_rules! result {
     ($name:expr, $value:expr) => {
-        println!("{} {:.3}", $name, $value)
+        println!("{} {:.4}", $name, $value)
     };
 }

@@ -1,27 +1,23 @@
-//! `stock ADDRESS BODY`: the stock `HttpServer` of `may_minihttp` with its default features and settings, answering every
-//! request with one fixed JSON body. It is what the client's own connection loop is compared with; the client itself
-//! cannot run on that crate, since no published version exports its decoder.
+//! `stock ADDRESS`: the hello-world of `may_minihttp`, with the stock `HttpServer` at its default features and settings.
+//! It is what the client's own connection loop is compared with; the client itself cannot run on that crate, since no
+//! published version exports its decoder.
 
 use std::io;
 
 use may_minihttp::{HttpServer, HttpService, Request, Response};
 
 #[derive(Clone)]
-struct Fixed(&'static str);
+struct HelloWorld;
 
-impl HttpService for Fixed {
+impl HttpService for HelloWorld {
     fn call(&mut self, _request: Request, response: &mut Response) -> io::Result<()> {
-        response.header("Content-Type: application/json").body(self.0);
+        response.body("Hello, world!");
         Ok(())
     }
 }
 
 fn main() -> io::Result<()> {
-    let mut words = std::env::args().skip(1);
-    let (Some(address), Some(body)) = (words.next(), words.next()) else {
-        return Err(io::Error::other("usage: stock ADDRESS BODY"));
-    };
-    // The crate wants a body that lives for ever; it does, until the process is killed.
-    let server = HttpServer(Fixed(body.leak())).start(address)?;
+    let address = std::env::args().nth(1).ok_or_else(|| io::Error::other("usage: stock ADDRESS"))?;
+    let server = HttpServer(HelloWorld).start(address)?;
     server.join().map_err(|_| io::Error::other("the server has panicked"))
 }

@@ -1,19 +1,22 @@
-//! The uploads: a small script, alone or behind one big file of bytes that do not compress.
+//! Uploads: a small script, alone or behind one big file of bytes that do not compress.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use super::http::{Answer, Connection};
+use super::http::Connection;
 
 const BOUNDARY: &str = "8f3c5d1e-bench";
 
-/// What `run.sh` has in it.
+/// What is repeated in a big file: so long that no compressor finds it again, and what a client takes samples of is noise.
+const NOISE_BYTES: usize = 64 << 20;
+
+/// How `run.sh` has to be written for a client.
 #[derive(Clone, Copy)]
 pub enum Script {
-    /// Two lines.
+    /// As one would.
     Plain,
-    /// One line more, without which the 2.3.1 client refuses a script.
+    /// With one line more, without which the 2.3.1 client refuses a script.
     Trap,
 }
 
@@ -30,10 +33,24 @@ impl FromStr for Script {
 }
 
 impl Script {
-    fn text(self) -> &'static str {
+    /// A script that does what `body` says.
+    pub fn that_does(self, body: &str) -> String {
         match self {
-            Self::Plain => "#!/bin/sh\necho done\n",
-            Self::Trap => "#!/bin/sh\ntrap 'echo $? > .orchestrator.exit' EXIT\necho done\n",
+            Self::Plain => format!("#!/bin/sh\n{body}\n"),
+            Self::Trap => format!("#!/bin/sh\ntrap 'echo $? > .orchestrator.exit' EXIT\n{body}\n"),
+        }
+    }
+
+    /// Two lines, where that is enough.
+    pub fn small(self) -> String {
+        self.that_does("echo done")
+    }
+
+    /// A script that is `program`, with nothing between the client and it where the client takes that.
+    pub fn that_is(self, program: &str) -> String {
+        match self {
+            Self::Plain => format!("#!{program}\n"),
+            Self::Trap => self.that_does(program),
         }
     }
 }
@@ -41,21 +58,18 @@ impl Script {
 /// One request to `/submit`, ready to be sent many times.
 pub struct Form {
     head: Vec<u8>,
-    /// The big file, if there is one. It is made beforehand and in whole: made while it is sent it would take part in the
-    /// time of the upload, and repeated it would mislead a client that takes samples of it to see if compression pays.
-    file: Vec<u8>,
+    file: Noise,
     tail: Vec<u8>,
 }
 
 impl Form {
     /// A payload of the script alone.
-    pub fn small(at: SocketAddr, script: Script) -> Self {
+    pub fn new(at: SocketAddr, script: &str) -> Self {
         Self::with_file(at, script, 0)
     }
 
     /// A payload with a file of so many bytes, too.
-    pub fn with_file(at: SocketAddr, script: Script, file_bytes: usize) -> Self {
-        let file = noise(file_bytes);
+    pub fn with_file(at: SocketAddr, script: &str, file_bytes: usize) -> Self {
         let part = |name| {
             format!(
                 "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"{name}\"; filename=\"{name}\"\r\n\
@@ -64,45 +78,62 @@ impl Form {
         };
         let before = if file_bytes == 0 { String::new() } else { part("data.bin") };
         let between = if file_bytes == 0 { "" } else { "\r\n" };
-        let tail = format!("{between}{}{}\r\n--{BOUNDARY}--\r\n", part("run.sh"), script.text());
-        let length = before.len() + file.len() + tail.len();
+        let tail = format!("{between}{}{script}\r\n--{BOUNDARY}--\r\n", part("run.sh"));
+        let length = before.len() + file_bytes + tail.len();
         let head = format!(
             "POST /submit HTTP/1.1\r\nHost: {at}\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n\
              Content-Length: {length}\r\n\r\n{before}"
         );
-        Self { head: head.into_bytes(), file, tail: tail.into_bytes() }
+        Self { head: head.into_bytes(), file: Noise::new(file_bytes), tail: tail.into_bytes() }
     }
 
-    /// Sends it on a connection of its own, and gives the id of the payload.
-    pub fn submit(&self, at: SocketAddr) -> io::Result<String> {
-        let answer = self.send(at)?;
+    /// Gives the id of the payload.
+    pub fn submit(&self, connection: &mut Connection) -> io::Result<String> {
+        if self.file.bytes == 0 {
+            connection.send(&[&self.head[..], &self.tail].concat())?;
+        } else {
+            connection.send(&self.head)?;
+            self.file.write_to(connection.writer())?;
+            connection.send(&self.tail)?;
+        }
+        let answer = connection.answer()?;
         match answer.json("id") {
             Some(id) if answer.status == 200 => Ok(id),
             _ => Err(io::Error::other(format!("an upload was answered {}", answer.text()))),
         }
     }
-
-    fn send(&self, at: SocketAddr) -> io::Result<Answer> {
-        let mut connection = Connection::open(at)?;
-        if self.file.is_empty() {
-            connection.send(&[&self.head[..], &self.tail].concat())?;
-        } else {
-            [&self.head, &self.file, &self.tail].into_iter().try_for_each(|piece| connection.send(piece))?;
-        }
-        connection.answer()
-    }
 }
 
-/// Bytes without a pattern (xorshift64).
-fn noise(bytes: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut noise = Vec::with_capacity(bytes + size_of::<u64>());
-    while noise.len() < bytes {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        noise.extend_from_slice(&state.to_le_bytes());
+/// Bytes that do not compress. Made beforehand: made while they are sent they would take part in the time of the upload.
+pub struct Noise {
+    block: Vec<u8>,
+    bytes: usize,
+}
+
+impl Noise {
+    /// By xorshift64.
+    pub fn new(bytes: usize) -> Self {
+        let length = bytes.min(NOISE_BYTES);
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut block = Vec::with_capacity(length + size_of::<u64>());
+        while block.len() < length {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            block.extend_from_slice(&state.to_le_bytes());
+        }
+        block.truncate(length);
+        Self { block, bytes }
     }
-    noise.truncate(bytes);
-    noise
+
+    /// All of it.
+    pub fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut left = self.bytes;
+        while left > 0 {
+            let here = left.min(self.block.len());
+            to.write_all(&self.block[..here])?;
+            left -= here;
+        }
+        Ok(())
+    }
 }

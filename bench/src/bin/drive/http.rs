@@ -1,5 +1,5 @@
-//! HTTP/1.1 as the real server speaks it: no `Connection` header, and by default a new connection for each request,
-//! closed by the caller once the answer is there.
+//! HTTP/1.1 as the real server speaks it: no `Connection` header, and a connection that the caller closes once it has its
+//! answer, or keeps for the next request.
 
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -61,7 +61,11 @@ impl Connection {
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.get_mut().write_all(bytes)
+        self.writer().write_all(bytes)
+    }
+
+    pub fn writer(&mut self) -> &mut TcpStream {
+        self.stream.get_mut()
     }
 
     pub fn answer(&mut self) -> io::Result<Answer> {
@@ -107,7 +111,11 @@ impl Connection {
     fn piece(&mut self, answer: &mut Answer, length: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
-            let here = self.stream.fill_buf()?;
+            let here = match self.stream.fill_buf() {
+                // As all of std but this does.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                here => here?,
+            };
             if here.is_empty() {
                 return Err(io::Error::other(format!("the answer breaks off, {left} bytes before its end")));
             }

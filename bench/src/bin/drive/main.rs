@@ -2,6 +2,8 @@
 //! The client is known by its address (`--at 127.0.0.1:PORT`) and process id (`--pid`) alone. `bench/run` gives sizes
 //! and counts; this file shows which there are.
 
+mod busy;
+mod caller;
 mod form;
 mod http;
 mod idle;
@@ -18,13 +20,14 @@ use std::time::Duration;
 
 use bench::options::Options;
 
+use busy::Busy;
 use payloads::{Latency, Throughput};
 use process::{Client, Process};
 use requests::Requests;
-use transfer::{Transfer, Uploads};
+use transfer::Retrieve;
 
-const FIGURES: &str =
-    "free-port, ready, start, idle, connections, requests, latency, throughput, uploads, transfer";
+const FIGURES: &str = "free-port, ready, start, idle, connections, requests, latency, moments, throughput, rested, \
+                       waiting, busy, transfer, web-server, retrieve";
 
 fn main() -> ExitCode {
     match drive() {
@@ -56,8 +59,10 @@ fn drive() -> io::Result<()> {
             Box::new(move || idle::measure(client, settle, watch))
         }
         "connections" => {
-            let (client, count) = (client(given)?, given.take("count")?);
-            Box::new(move || idle::with_connections(client, count))
+            let (client, counts) = (client(given)?, given.take::<String>("counts")?);
+            let counts = counts.split(',').map(str::parse).collect::<Result<Vec<_>, _>>();
+            let counts = counts.map_err(io::Error::other)?;
+            Box::new(move || idle::with_connections(client, &counts))
         }
         "requests" => {
             let plan = Requests {
@@ -71,43 +76,64 @@ fn drive() -> io::Result<()> {
             Box::new(move || requests::measure(&plan))
         }
         "latency" => {
-            let plan = Latency {
-                client: client(given)?,
-                script: given.take("script")?,
-                payloads: given.take("payloads")?,
-                warm_up: given.take("warm-up")?,
-                poll_pause: millis(given, "poll-pause-ms")?,
-                spread: millis(given, "spread-ms")?,
-            };
+            let plan = latency(given)?;
             Box::new(move || payloads::latency(&plan))
+        }
+        "moments" => {
+            let (plan, stamp) = (latency(given)?, given.take::<String>("stamp")?);
+            Box::new(move || payloads::moments(&plan, &stamp))
         }
         "throughput" => {
             let plan = Throughput {
                 client: client(given)?,
+                name: given.take("as")?,
                 script: given.take("script")?,
+                wait: given.take("wait")?,
                 payloads: given.take("payloads")?,
                 submitters: given.take("submitters")?,
-                rest: seconds(given, "rest")?,
+                ahead: given.take("ahead")?,
             };
             Box::new(move || payloads::throughput(&plan))
         }
-        "uploads" => {
-            let plan = Uploads {
+        "rested" => {
+            let (client, rest) = (client(given)?, seconds(given, "rest")?);
+            Box::new(move || payloads::rested(client, rest))
+        }
+        "waiting" => {
+            let (client, script, slots) = (client(given)?, given.take("script")?, given.take("slots")?);
+            Box::new(move || payloads::print_waiting(client, script, slots))
+        }
+        "busy" => {
+            let plan = Busy {
                 client: client(given)?,
+                name: given.take("as")?,
                 script: given.take("script")?,
-                count: given.take("count")?,
+                uploads: given.take("uploads")?,
                 bytes: mib(given)?,
+                retrievals: given.take_or("retrievals", 0)?,
+                slots: given.take_or("slots", 0)?,
+                hold: given.take("hold")?,
             };
-            Box::new(move || transfer::uploads(&plan))
+            Box::new(move || busy::measure(&plan))
         }
         "transfer" => {
-            let plan = Transfer {
+            let (client, script, bytes) = (client(given)?, given.take("script")?, mib(given)?);
+            Box::new(move || transfer::measure(client, script, bytes))
+        }
+        "web-server" => {
+            let (client, bytes) = (client(given)?, mib(given)?);
+            Box::new(move || transfer::with_web_server(client.at, bytes))
+        }
+        "retrieve" => {
+            let plan = Retrieve {
                 client: client(given)?,
+                name: given.take("as")?,
                 script: given.take("script")?,
-                bytes: mib(given)?,
-                poll_pause: millis(given, "poll-pause-ms")?,
+                makes: given.take("makes")?,
+                times: given.take_or("times", 1)?,
+                at_once: given.take_or("at-once", 1)?,
             };
-            Box::new(move || transfer::one(&plan))
+            Box::new(move || transfer::retrieve(&plan))
         }
         _ => return Err(io::Error::other(format!("{figure} is not known: it is one of {FIGURES}"))),
     };
@@ -120,16 +146,23 @@ fn client(given: &mut Options) -> io::Result<Client> {
     Ok(Client { at: given.take("at")?, process: Process(given.take("pid")?) })
 }
 
+fn latency(given: &mut Options) -> io::Result<Latency> {
+    Ok(Latency {
+        client: client(given)?,
+        script: given.take("script")?,
+        wait: given.take("wait")?,
+        payloads: given.take("payloads")?,
+        warm_up: given.take("warm-up")?,
+        spread: Duration::from_millis(given.take_or("spread-ms", 0)?),
+    })
+}
+
 fn mib(given: &mut Options) -> io::Result<usize> {
     given.take("mib").map(|mib: usize| mib << 20)
 }
 
 fn seconds(given: &mut Options, name: &str) -> io::Result<Duration> {
     given.take(name).map(Duration::from_secs)
-}
-
-fn millis(given: &mut Options, name: &str) -> io::Result<Duration> {
-    given.take_or(name, 0).map(Duration::from_millis)
 }
 
 fn print_free_port() -> io::Result<()> {

@@ -1,142 +1,173 @@
-//! Small payloads: how long one takes from its upload to its ZIP, and how many there are in a second.
+//! Small payloads: how long one takes, and how many there are in a second.
 
+use std::collections::VecDeque;
+use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bench::clock::now_ns;
 use bench::result;
 use bench::sample::Sample;
 
+use super::caller::{Caller, Ended, Wait};
 use super::form::{Form, Script};
-use super::http;
+use super::http::Answer;
 use super::process::Client;
 
-/// How long a payload may take before its figure is given up.
-const PATIENCE: Duration = Duration::from_mins(2);
-
-/// Between two looks for a payload that has not ended, where several are under way.
-const LOOK: Duration = Duration::from_millis(2);
-
+/// One caller, one payload at a time.
 pub struct Latency {
     pub client: Client,
     pub script: Script,
+    pub wait: Wait,
     pub payloads: u32,
     /// Payloads before those that count.
     pub warm_up: u32,
-    /// Between two polls; none for a client that answers in less than a pause.
-    pub poll_pause: Duration,
     /// Over which the submits are spread evenly. A client that looks at its payloads at fixed times would otherwise be
     /// met at the same phase by every submit.
     pub spread: Duration,
 }
 
-/// One caller, one payload at a time: from before the upload's connection to the last byte of the ZIP.
-pub fn latency(plan: &Latency) -> io::Result<()> {
-    let form = Form::small(plan.client.at, plan.script);
-    let (mut times, mut lost) = (Vec::new(), 0);
-    for number in 0..plan.warm_up + plan.payloads {
-        thread::sleep(plan.spread * number / (plan.warm_up + plan.payloads));
-        let begun = Instant::now();
-        let id = form.submit(plan.client.at)?;
-        match wait_for_end(plan.client.at, &id, plan.poll_pause)? {
-            Ended::Well(_) if number >= plan.warm_up => times.push(begun.elapsed()),
-            Ended::Well(_) => {}
-            Ended::Badly(answer) => {
-                eprintln!("payload {id} ended badly: {answer}");
-                lost += 1;
-            }
+impl Latency {
+    /// Runs them all, and gives what `one` makes of those that count.
+    fn each<T>(&self, mut one: impl FnMut(&mut Caller) -> io::Result<T>) -> io::Result<Vec<T>> {
+        let mut caller = Caller::new(self.client.at, self.wait)?;
+        let mut all = Vec::new();
+        for number in 0..self.warm_up + self.payloads {
+            thread::sleep(self.spread * number / (self.warm_up + self.payloads));
+            all.push(one(&mut caller)?);
         }
+        Ok(all.split_off(self.warm_up as usize))
     }
-    let sample = Sample::of_times(&times).ok_or_else(|| io::Error::other("no payload came to a ZIP"))?;
+}
+
+/// From before the upload to the last byte of the ZIP.
+pub fn latency(plan: &Latency) -> io::Result<()> {
+    let form = Form::new(plan.client.at, &plan.script.small());
+    let times = plan.each(|caller| {
+        let begun = Instant::now();
+        let id = caller.submit(&form)?;
+        let ended = caller.end_of(&id)?;
+        let took = begun.elapsed();
+        Ok((!is_lost(&ended)).then_some(took))
+    })?;
+    let lost = times.iter().filter(|time| time.is_none()).count();
+    let sample = of_times(&times.into_iter().flatten().collect::<Vec<_>>())?;
     result!("latency_p50_ms", sample.median());
     result!("latency_p99_ms", sample.permille(990));
-    result!("latency_lost", f64::from(lost));
+    result!("latency_lost", lost as f64);
     Ok(())
+}
+
+/// From before the upload to the start of the program, and from its end to the answer that tells it. The program is
+/// `stamp`, which fails: an end without a ZIP.
+pub fn moments(plan: &Latency, stamp: &str) -> io::Result<()> {
+    let form = Form::new(plan.client.at, &plan.script.that_is(stamp));
+    let pairs = plan.each(|caller| {
+        let submitted = now_ns();
+        let id = caller.submit(&form)?;
+        let Ended::Badly(answer) = caller.end_of(&id)? else {
+            return Err(io::Error::other("a payload that fails has ended well"));
+        };
+        let seen = now_ns();
+        let Some((started, ended)) = stamps(&answer) else { return Ok(None) };
+        Ok(Some((since(submitted, started)?, since(ended, seen)?)))
+    })?;
+    let lost = pairs.iter().filter(|pair| pair.is_none()).count();
+    let (to_exec, to_visible): (Vec<_>, Vec<_>) = pairs.into_iter().flatten().unzip();
+    let (to_exec, to_visible) = (of_times(&to_exec)?, of_times(&to_visible)?);
+    result!("exec_p50_ms", to_exec.median());
+    result!("exec_p99_ms", to_exec.permille(990));
+    result!("visible_p50_ms", to_visible.median());
+    result!("visible_p99_ms", to_visible.permille(990));
+    result!("moments_lost", lost as f64);
+    Ok(())
+}
+
+/// What `stamp` has written, read where the payload is: its start and its end. Nothing if it was not run to its end.
+fn stamps(answer: &Answer) -> Option<(i64, i64)> {
+    let text = fs::read_to_string(Path::new(&answer.json("loc")?).join("stamp")).ok()?;
+    let (started, ended) = text.trim().split_once(' ')?;
+    Some((started.parse().ok()?, ended.parse().ok()?))
+}
+
+fn since(earlier_ns: i64, later_ns: i64) -> io::Result<Duration> {
+    let nanoseconds = u64::try_from(later_ns - earlier_ns);
+    nanoseconds.map(Duration::from_nanos).map_err(|_| io::Error::other("times are in the wrong order"))
+}
+
+fn of_times(times: &[Duration]) -> io::Result<Sample> {
+    Sample::of_times(times).ok_or_else(|| io::Error::other("there is no payload that counts"))
 }
 
 pub struct Throughput {
     pub client: Client,
+    /// What the results are called.
+    pub name: String,
     pub script: Script,
+    pub wait: Wait,
     pub payloads: usize,
     pub submitters: usize,
-    /// After the payloads, before memory and zombies are looked at.
-    pub rest: Duration,
+    /// How many payloads of each submitter are under way: it retrieves its oldest before it submits one more.
+    pub ahead: usize,
 }
 
-/// Several callers at once, each of which submits its share, then retrieves its ZIPs in the same order.
+/// Several callers at once, from their first submit to their last retrieval.
 pub fn throughput(plan: &Throughput) -> io::Result<()> {
-    let form = Form::small(plan.client.at, plan.script);
+    let form = Form::new(plan.client.at, &plan.script.small());
     let share = plan.payloads.div_ceil(plan.submitters);
     let begun = Instant::now();
     let lost = thread::scope(|scope| {
         let callers: Vec<_> =
-            (0..plan.submitters).map(|_| scope.spawn(|| call(plan.client.at, &form, share))).collect();
+            (0..plan.submitters).map(|_| scope.spawn(|| call(plan, &form, share))).collect();
         let lost = callers.into_iter().map(|caller| caller.join().expect("a caller does not panic"));
         lost.sum::<io::Result<usize>>()
     })?;
     let elapsed = begun.elapsed();
-    result!("payloads_per_s", (share * plan.submitters - lost) as f64 / elapsed.as_secs_f64());
-    result!("payloads_lost", lost as f64);
-    thread::sleep(plan.rest);
-    result!("rested_rss_mib", plan.client.process.rss_mib()?);
-    result!("zombies", plan.client.process.zombies()? as f64);
+    result!(format!("{}_per_s", plan.name), (share * plan.submitters - lost) as f64 / elapsed.as_secs_f64());
+    result!(format!("{}_lost", plan.name), lost as f64);
     Ok(())
 }
 
 /// Gives the number of payloads that did not come to a ZIP.
-fn call(at: SocketAddr, form: &Form, share: usize) -> io::Result<usize> {
-    let ids = (0..share).map(|_| form.submit(at)).collect::<io::Result<Vec<_>>>()?;
-    let mut lost = 0;
-    for id in ids {
-        if let Ended::Badly(answer) = wait_for_end(at, &id, LOOK)? {
-            eprintln!("payload {id} ended badly: {answer}");
-            lost += 1;
+fn call(plan: &Throughput, form: &Form, share: usize) -> io::Result<usize> {
+    let mut caller = Caller::new(plan.client.at, plan.wait)?;
+    let (mut under_way, mut lost) = (VecDeque::<String>::new(), 0);
+    for _ in 0..share {
+        if under_way.len() == plan.ahead
+            && let Some(oldest) = under_way.pop_front()
+        {
+            lost += usize::from(is_lost(&caller.end_of(&oldest)?));
         }
+        under_way.push_back(caller.submit(form)?);
+    }
+    for id in under_way {
+        lost += usize::from(is_lost(&caller.end_of(&id)?));
     }
     Ok(lost)
 }
 
-/// How a payload has ended.
-pub enum Ended {
-    Well(Zip),
-    /// With this answer instead of a ZIP.
-    Badly(String),
+fn is_lost(ended: &Ended) -> bool {
+    matches!(ended, Ended::Badly(_))
 }
 
-/// The result of a payload: read, checked to be whole, and let go.
-pub struct Zip {
-    pub bytes: u64,
-    /// By the one request that brought it.
-    pub took: Duration,
+/// What is left of payloads, so long after them.
+pub fn rested(client: Client, rest: Duration) -> io::Result<()> {
+    thread::sleep(rest);
+    result!("rested_rss_mib", client.process.rss_mib()?);
+    result!("zombies", client.process.zombies()? as f64);
+    Ok(())
 }
 
-impl Ended {
-    /// For figures that want every payload to end well.
-    pub fn zip(self) -> io::Result<Zip> {
-        match self {
-            Self::Well(zip) => Ok(zip),
-            Self::Badly(answer) => Err(io::Error::other(format!("a payload ended badly: {answer}"))),
-        }
+/// Prints the id of a payload that waits, behind others that sleep in all `slots`.
+pub fn print_waiting(client: Client, script: Script, slots: usize) -> io::Result<()> {
+    let form = Form::new(client.at, &script.that_does("exec sleep 20"));
+    let mut caller = Caller::new(client.at, Wait::LongPoll)?;
+    let mut id = String::new();
+    for _ in 0..=slots {
+        id = caller.submit(&form)?;
     }
-}
-
-/// Polls until the payload has ended.
-pub fn wait_for_end(at: SocketAddr, id: &str, pause: Duration) -> io::Result<Ended> {
-    let (path, deadline) = (format!("/retrieve/{id}"), Instant::now() + PATIENCE);
-    while Instant::now() < deadline {
-        let begun = Instant::now();
-        let answer = http::get(at, &path)?;
-        if answer.is_zip() {
-            return Ok(Ended::Well(Zip { bytes: answer.body_bytes, took: begun.elapsed() }));
-        }
-        // The 2.3.1 client answers 200 while a payload waits and runs, this one 202; the word is the same.
-        if !matches!(answer.json("status").as_deref(), Some("Prepared" | "Running")) {
-            return Ok(Ended::Badly(answer.text()));
-        }
-        if !pause.is_zero() {
-            thread::sleep(pause);
-        }
-    }
-    Err(io::Error::other(format!("payload {id} has not ended in {} s", PATIENCE.as_secs())))
+    println!("{id}");
+    Ok(())
 }

@@ -23,6 +23,11 @@ impl Process {
         kib_of("Rss", &self.read("smaps_rollup")?).map(to_mib)
     }
 
+    /// The same, with what is shared divided among those who share it.
+    pub fn pss_mib(self) -> io::Result<f64> {
+        kib_of("Pss", &self.read("smaps_rollup")?).map(to_mib)
+    }
+
     /// The most that has been resident since [`Process::forget_peak`].
     pub fn peak_rss_mib(self) -> io::Result<f64> {
         kib_of("VmHWM", &self.read("status")?).map(to_mib)
@@ -47,15 +52,21 @@ impl Process {
 
     /// Children that have ended and were not waited for.
     pub fn zombies(self) -> io::Result<usize> {
+        let is_zombie = |status: &String| field("State", status).is_some_and(|state| state.starts_with('Z'));
+        Ok(self.statuses_of_children()?.filter(is_zombie).count())
+    }
+
+    pub fn children(self) -> io::Result<Vec<Self>> {
+        let pid = |status: String| field("Pid", &status)?.parse().ok().map(Self);
+        Ok(self.statuses_of_children()?.filter_map(pid).collect())
+    }
+
+    fn statuses_of_children(self) -> io::Result<impl Iterator<Item = String>> {
         let parent = self.0.to_string();
-        let is_zombie_of_ours = |status: &str| {
-            field("PPid", status) == Some(&parent)
-                && field("State", status).is_some_and(|state| state.starts_with('Z'))
-        };
         let statuses = fs::read_dir("/proc")?
             .flatten()
             .filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok());
-        Ok(statuses.filter(|status| is_zombie_of_ours(status)).count())
+        Ok(statuses.filter(move |status| field("PPid", status) == Some(&parent)))
     }
 
     fn read(self, file: &str) -> io::Result<String> {
