@@ -3,8 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Bounds};
@@ -22,7 +21,7 @@ use crate::records::Records;
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;
-use crate::sys::{self, Signal, SignalSet};
+use crate::sys::{self, StopSignals};
 use crate::{disk_use, event, recover, rlimit};
 
 /// How long killed processes are waited for when a second signal says to go at once.
@@ -54,7 +53,7 @@ pub enum End {
 /// Runs the client until it is told to stop.
 pub fn run(settings: &Settings) -> Result<End, StartError> {
     // Before any thread is started: all inherit the mask.
-    let signals = SignalSet::block().map_err(|error| system("cannot block signals", &error))?;
+    let signals = StopSignals::block().map_err(|error| system("cannot block signals", &error))?;
     sys::keep_descriptors_from_children().map_err(|error| system("cannot read /proc", &error))?;
     if settings.db_path_given {
         event!(Info, "DB_PATH is ignored: the database is in memory");
@@ -119,17 +118,14 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let server = Server::start(address, http_limits(settings, max_connections), api)
         .map_err(|error| system(&format!("cannot listen on {address}"), &error))?;
     tell_start(settings, &server, &data_path);
-    let stops = forward_signals(signals, runner.clone())
-        .map_err(|error| system("cannot wait for signals", &error))?;
     let notifier = Notifier::from_environment();
     notifier.ready();
     let watched = runner.clone();
     let is_well = move || !watched.is_stuck();
     notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
-    // The sender lives as long as the process.
-    let _ = stops.recv();
+    signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
-    let end = drain(settings, &stops, &runner, &server, &store, &waiting, &draining);
+    let end = drain(settings, &signals, &runner, &server, &store, &waiting, &draining);
     if let Err(error) = ids.close() {
         event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
     }
@@ -163,26 +159,10 @@ fn tell_start(settings: &Settings, server: &Server, data_path: &DataPath) {
     );
 }
 
-/// Hands SIGCHLD to the runner and gives out the stop signals.
-fn forward_signals(signals: SignalSet, runner: Runner) -> std::io::Result<Receiver<()>> {
-    let (stop, stops) = channel();
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        loop {
-            match signals.wait() {
-                Ok(Signal::ChildExited) => runner.wake(),
-                // The main thread listens to the end.
-                Ok(Signal::Stop) => drop(stop.send(())),
-                Err(error) => event!(Error, "cannot wait for signals", error = error),
-            }
-        }
-    })?;
-    Ok(stops)
-}
-
 /// Lets what runs come to its end, and results be fetched for a moment; ends at once on a second signal.
 fn drain(
     settings: &Settings,
-    stops: &Receiver<()>,
+    signals: &StopSignals,
     runner: &Runner,
     server: &Server,
     store: &Store,
@@ -200,7 +180,7 @@ fn drain(
     };
     let mut nothing_runs = false;
     while !nothing_runs || is_wanted() {
-        if stops.try_recv().is_ok() {
+        if signals.has_come() {
             event!(Warn, "second signal: client ends at once");
             runner.abort();
             let _ = done_rx.recv_timeout(ABORT_WAIT);

@@ -1,7 +1,8 @@
-//! The disk threads: a pool that grows with the transfers under way and shrinks when they end.
+//! The disk threads: a pool that grows with the work under way and shrinks when it ends, to none or to one.
 //! Everything that may block on a disk for a connection runs here, so that no coroutine ever does.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,6 +18,10 @@ const IDLE: Duration = Duration::from_secs(5);
 /// pages cost nothing.
 const STACK_BYTES: usize = 256 * 1024;
 
+/// By how much the threads of transfers let all others of their group go first (nice(2), which is of a thread on Linux). Those
+/// move much for one caller each; a worker, of which there is one a core, answers all.
+const TRANSFER_NICE: i32 = 5;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A handle to the pool; cheap to clone.
@@ -29,6 +34,10 @@ pub struct Disk {
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
+    /// See [`TRANSFER_NICE`].
+    nice: i32,
+    /// How many threads stay, come what may.
+    staying: usize,
 }
 
 #[derive(Default)]
@@ -39,6 +48,19 @@ struct State {
 }
 
 impl Disk {
+    /// A pool of which one thread is there from now on: its jobs are run even where the system gives no further thread.
+    pub fn with_a_thread() -> io::Result<Self> {
+        let disk = Self { shared: Arc::new(Shared { staying: 1, ..Shared::default() }) };
+        disk.shared.lock().threads = 1;
+        disk.grow()?;
+        Ok(disk)
+    }
+
+    /// A pool whose threads let those that answer requests go first.
+    pub fn for_transfers() -> Self {
+        Self { shared: Arc::new(Shared { nice: TRANSFER_NICE, ..Shared::default() }) }
+    }
+
     /// Runs `job` on a disk thread, as soon as one is free. Never blocks.
     pub fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.shared.lock();
@@ -50,22 +72,21 @@ impl Disk {
         } else if state.threads < MAX_THREADS {
             state.threads += 1;
             drop(state);
-            self.grow();
+            if let Err(error) = self.grow() {
+                // The thread limit of the system is reached. Another thread of the pool takes the job when it is free; if
+                // there is none at all the job waits for the next call of `run`.
+                self.shared.lock().threads -= 1;
+                crate::event!(Error, "cannot start a disk thread", error = error);
+            }
         }
     }
 
-    fn grow(&self) {
+    /// Starts a thread that has been counted.
+    fn grow(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
-        let spawned = thread::Builder::new()
-            .name("disk".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || shared.work());
-        if let Err(error) = spawned {
-            // The thread limit of the system is reached. Another thread of the pool takes the job when it is free; if
-            // there is none at all the job waits for the next call of `run`.
-            self.shared.lock().threads -= 1;
-            crate::event!(Error, "cannot start a disk thread", error = error);
-        }
+        let thread = thread::Builder::new().name("disk".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || shared.work())?;
+        Ok(())
     }
 }
 
@@ -75,6 +96,10 @@ impl Shared {
     }
 
     fn work(&self) {
+        if self.nice > 0 {
+            // Less than what it has is always allowed.
+            let _ = rustix::process::nice(self.nice);
+        }
         let mut state = self.lock();
         loop {
             if let Some(job) = state.jobs.pop_front() {
@@ -84,10 +109,17 @@ impl Shared {
                 continue;
             }
             state.idle += 1;
-            let (woken, waited) = self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
-            state = woken;
+            let has_waited_long = if state.threads > self.staying {
+                let (woken, waited) =
+                    self.wake.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                waited.timed_out()
+            } else {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+                false
+            };
             state.idle -= 1;
-            if waited.timed_out() && state.jobs.is_empty() {
+            if has_waited_long && state.jobs.is_empty() && state.threads > self.staying {
                 state.threads -= 1;
                 return;
             }
@@ -99,6 +131,43 @@ impl Shared {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn transfers_let_others_go_first_and_other_work_does_not() {
+        let niceness = |disk: &Disk| {
+            let (told, seen) = channel();
+            disk.run(move || {
+                let own = rustix::process::getpriority_process(None);
+                told.send(own).expect("the test waits");
+            });
+            seen.recv_timeout(Duration::from_secs(10)).expect("a job is lost").expect("its own")
+        };
+        let own = rustix::process::getpriority_process(None).expect("its own");
+        assert_eq!(niceness(&Disk::default()), own);
+        assert_eq!(niceness(&Disk::for_transfers()), (own + TRANSFER_NICE).min(19));
+    }
+
+    #[test]
+    fn of_all_threads_the_one_that_stays_is_left() {
+        let disk = Disk::with_a_thread().expect("a thread");
+        let (done_tx, done_rx) = channel();
+        let barrier = Arc::new(std::sync::Barrier::new(3));
+        for _ in 0..3 {
+            let (done_tx, barrier) = (done_tx.clone(), Arc::clone(&barrier));
+            disk.run(move || {
+                barrier.wait();
+                done_tx.send(()).expect("the test waits for all");
+            });
+        }
+        (0..3).for_each(|_| done_rx.recv_timeout(Duration::from_secs(10)).expect("a job is lost"));
+        let deadline = std::time::Instant::now() + IDLE * 3;
+        while disk.shared.lock().threads > 1 {
+            assert!(std::time::Instant::now() < deadline, "no thread has ended");
+            thread::sleep(IDLE / 20);
+        }
+        thread::sleep(IDLE + IDLE / 5);
+        assert_eq!(disk.shared.lock().threads, 1);
+    }
 
     #[test]
     fn more_jobs_than_threads_all_run_while_the_first_ones_are_held() {

@@ -76,7 +76,7 @@ fn health(settings: &Settings) -> ExitCode {
 
 fn guard(settings: &Settings) -> ExitCode {
     // What ends the client by a signal to its whole group must not end the guard before it.
-    let signals = sys::SignalSet::block();
+    let signals = sys::StopSignals::block();
     let ended = settings.data_path.as_deref().map(runner::run_guard);
     drop(signals);
     match ended {

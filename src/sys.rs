@@ -4,58 +4,72 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
-/// A signal that the client takes by waiting for it, never by a handler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGCHLD: a child has ended.
-    ChildExited,
-    /// SIGTERM or SIGINT: stop.
-    Stop,
-}
+/// SIGTERM and SIGINT: the client takes them by waiting for them, never by a handler.
+pub struct StopSignals(libc::sigset_t);
 
-/// The signals that the client waits for; they stay blocked in every thread.
-pub struct SignalSet(libc::sigset_t);
-
-impl SignalSet {
-    /// Blocks SIGCHLD, SIGTERM and SIGINT in the calling thread and in all that it starts from now on
-    /// (`pthread_sigmask(3)`), so that only [`SignalSet::wait`] takes them. Call before any thread is started.
+impl StopSignals {
+    /// Blocks them, and SIGCHLD too, in the calling thread and in all that it starts from now on (`pthread_sigmask(3)`), so
+    /// that only [`StopSignals::wait`] and [`child_ends`] take them. Call before any thread is started.
     pub fn block() -> io::Result<Self> {
         // Who was started with SIGCHLD ignored would have its children reaped by the kernel, their ends unseen (wait4(2)).
         // SAFETY: SIG_DFL is no function of ours; no handler can run.
         if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
             return Err(io::Error::last_os_error());
         }
-        let mut set = empty_signal_set();
-        for signal in [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT] {
-            // SAFETY: `set` is an initialised signal set and outlives the call.
-            check(unsafe { libc::sigaddset(&raw mut set, signal) })?;
-        }
-        // SAFETY: `set` is initialised; a null old set is allowed.
-        let code = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
+        let blocked = signal_set(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])?;
+        // SAFETY: `blocked` is initialised; a null old set is allowed.
+        let code = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const blocked, ptr::null_mut()) };
         check_code(code)?;
-        Ok(Self(set))
+        Ok(Self(signal_set(&[libc::SIGTERM, libc::SIGINT])?))
     }
 
-    /// Waits for the next signal (`sigwaitinfo(2)`). Signals of one kind that arrive together may be told once.
-    pub fn wait(&self) -> io::Result<Signal> {
+    /// Waits for the next one (`sigwaitinfo(2)`). Signals of one kind that arrive together may be told once.
+    pub fn wait(&self) -> io::Result<()> {
         loop {
             // SAFETY: the set is initialised; a null info is allowed.
-            match unsafe { libc::sigwaitinfo(&raw const self.0, ptr::null_mut()) } {
-                libc::SIGCHLD => return Ok(Signal::ChildExited),
-                libc::SIGTERM | libc::SIGINT => return Ok(Signal::Stop),
-                _ => {
-                    let error = io::Error::last_os_error();
-                    if error.kind() != io::ErrorKind::Interrupted {
-                        return Err(error);
-                    }
-                }
+            if unsafe { libc::sigwaitinfo(&raw const self.0, ptr::null_mut()) } != -1 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(error);
             }
         }
     }
+
+    /// Takes one if it has arrived (`sigtimedwait(2)`), and says whether.
+    pub fn has_come(&self) -> bool {
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: set and time are initialised; a null info is allowed.
+        unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), &raw const at_once) != -1 }
+    }
+}
+
+/// What is to be read of [`child_ends`] at a time: a `struct signalfd_siginfo` (signalfd(2)).
+pub const CHILD_END_BYTES: usize = size_of::<libc::signalfd_siginfo>();
+
+/// A descriptor that is readable when children have ended since it was last read (`signalfd(2)`, Linux 2.6.27). Reading does
+/// not wait. SIGCHLD must be blocked.
+pub fn child_ends() -> io::Result<OwnedFd> {
+    let set = signal_set(&[libc::SIGCHLD])?;
+    // SAFETY: the set is initialised; -1 asks for a new descriptor.
+    let descriptor = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    check(descriptor)?;
+    // SAFETY: new, open, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn signal_set(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    let mut set = empty_signal_set();
+    for signal in signals {
+        // SAFETY: `set` is an initialised signal set and outlives the call.
+        check(unsafe { libc::sigaddset(&raw mut set, *signal) })?;
+    }
+    Ok(set)
 }
 
 fn empty_signal_set() -> libc::sigset_t {
@@ -275,7 +289,6 @@ fn duration(seconds: libc::c_long, micros: libc::c_long) -> Duration {
         + Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
-/// For calls that return -1 and set `errno`.
 /// How many bytes that were written to a TCP socket its peer has not acknowledged yet (SIOCOUTQ, tcp(7)).
 pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut count: libc::c_int = 0;
@@ -284,6 +297,7 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// For calls that return -1 and set `errno`.
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

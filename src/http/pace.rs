@@ -47,10 +47,15 @@ impl Pace {
 }
 
 /// The disk threads of one direction, and who waits for one.
-#[derive(Default)]
 pub(super) struct Pool {
     disk: Disk,
     queue: Mutex<Queue>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { disk: Disk::for_transfers(), queue: Mutex::default() }
+    }
 }
 
 #[derive(Default)]

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree};
 use super::start::Streams;
-use super::{ENDING_LOOK, Event, Phase, Run, Work};
+use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status, Usage, seconds};
 use crate::record::{Durability, FileSystem};
@@ -183,8 +183,7 @@ impl Work {
             starter.fill_slots();
             note(&ends);
             under_way.fetch_sub(1, Ordering::AcqRel);
-            // Nobody listens once the process ends.
-            let _ = events.send(Event::Look);
+            events.wake();
         });
     }
 }

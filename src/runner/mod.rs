@@ -1,23 +1,27 @@
 //! The runner: one OS thread that owns every process of every payload. It starts, ends and reaps them, so none of these can
-//! race with another. It sleeps in a channel and is woken by an event or its next deadline, never by a tick. What may wait
-//! for the disk, before a start and after an end, is done elsewhere (`starter.rs`, `end.rs`).
+//! race with another. It sleeps in poll(2) and is woken by an event, the end of a child or its next deadline, never by a
+//! tick. What may wait for the disk, before a start and after an end, is done elsewhere (`starter.rs`, `end.rs`).
 
 mod end;
 mod environment;
 mod guard;
+mod inbox;
 mod output;
 mod processes;
 mod start;
 mod starter;
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::disk::Disk;
@@ -25,9 +29,10 @@ use crate::event;
 use crate::payload::{Outcome, PayloadId, Status, monotonic_ms};
 use crate::records::Records;
 use crate::store::Store;
-use crate::sys::Exit;
+use crate::sys::{self, Exit};
 use end::Ends;
 use guard::Guard;
+use inbox::{Inbox, Sender, inbox};
 use output::Output;
 use start::Launcher;
 use starter::{Ready, Starter};
@@ -46,14 +51,12 @@ const STOPPED: &str = "the client was stopped";
 
 /// What the runner is told.
 enum Event {
-    /// A child has ended, or something else has changed: look.
-    Look,
     /// Start this payload, unless it has been killed meanwhile.
     Start(Ready),
     /// End the processes of this payload; the store says `Killed` already.
     Kill(PayloadId),
     /// Start nothing more; end what still runs at this moment; then say so.
-    Drain(Instant, Sender<()>),
+    Drain(Instant, mpsc::Sender<()>),
     /// End all processes by SIGKILL.
     Abort,
 }
@@ -93,7 +96,8 @@ impl Runner {
                 error = errno.to_string()
             );
         }
-        let (events, inbox) = channel();
+        let (events, inbox) = inbox()?;
+        let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
         let launcher = Arc::new(Launcher::new(limits.max_log)?);
         let ends = Ends { store: store.clone(), records };
@@ -111,11 +115,11 @@ impl Runner {
             drain: None,
             is_drained: false,
             busy_since: Arc::clone(&busy_since),
-            disk: Disk::default(),
+            disk: Disk::with_a_thread()?,
             ends_under_way: Arc::default(),
             events: events.clone(),
         };
-        thread::Builder::new().name("runner".to_owned()).spawn(move || work.run(&inbox))?;
+        thread::Builder::new().name("runner".to_owned()).spawn(move || work.run(&inbox, &children))?;
         Ok(Self { events, starter, busy_since })
     }
 
@@ -123,28 +127,23 @@ impl Runner {
     pub fn start_waiting(&self) {
         self.starter.fill_slots();
         if self.starter.is_closed() {
-            self.wake();
+            self.events.wake();
         }
-    }
-
-    /// Tells the runner that a child has ended.
-    pub fn wake(&self) {
-        self.send(Event::Look);
     }
 
     /// Ends the whole process tree of a payload that the store has marked `Killed`.
     pub fn kill(&self, id: PayloadId) {
-        self.send(Event::Kill(id));
+        self.events.send(Event::Kill(id));
     }
 
     /// Starts no further payload, and ends those that still run at `deadline`. `done` is told when none is left.
-    pub fn drain(&self, deadline: Instant, done: Sender<()>) {
-        self.send(Event::Drain(deadline, done));
+    pub fn drain(&self, deadline: Instant, done: mpsc::Sender<()>) {
+        self.events.send(Event::Drain(deadline, done));
     }
 
     /// Ends everything that runs by SIGKILL, for a client that must go now.
     pub fn abort(&self) {
-        self.send(Event::Abort);
+        self.events.send(Event::Abort);
     }
 
     /// How long the runner has been at one piece of work: more than a moment means that a disk or the kernel holds it.
@@ -158,11 +157,6 @@ impl Runner {
     /// Whether that is longer than any start or end of a payload could take.
     pub fn is_stuck(&self) -> bool {
         self.stuck_for() > STUCK
-    }
-
-    fn send(&self, event: Event) {
-        // The thread never ends while a handle exists: it has no way out of its loop.
-        let _ = self.events.send(event);
     }
 }
 
@@ -199,7 +193,7 @@ struct Work {
     strangers: Vec<u32>,
     /// Ends the payloads if this process is killed.
     guard: Option<Guard>,
-    drain: Option<(Instant, Sender<()>)>,
+    drain: Option<(Instant, mpsc::Sender<()>)>,
     /// Whether the listener of `drain` has been told that nothing is left.
     is_drained: bool,
     busy_since: Arc<AtomicI64>,
@@ -210,7 +204,7 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, inbox: &Receiver<Event>) {
+    fn run(mut self, inbox: &Inbox<Event>, children: &OwnedFd) {
         self.start_guard();
         // What an earlier life has left; who comes later starts himself.
         if self.store.waiting() > 0 {
@@ -222,26 +216,31 @@ impl Work {
             self.enforce_deadlines();
             self.give_up_waiting();
             self.report_drained();
-            let Some(first) = self.next_event(inbox) else {
-                continue;
-            };
-            self.handle(first);
-            for event in inbox.try_iter() {
+            self.sleep(inbox, children);
+            for event in inbox.take() {
                 self.handle(event);
             }
         }
     }
 
-    /// Sleeps until something happens; `None` when a deadline came first.
-    fn next_event(&self, inbox: &Receiver<Event>) -> Option<Event> {
+    /// Sleeps until something happens or the next deadline comes.
+    fn sleep(&self, inbox: &Inbox<Event>, children: &OwnedFd) {
         self.busy_since.store(0, Ordering::Relaxed);
-        let event = match self.next_deadline() {
-            // Handles are never all dropped while the process lives; a plain wait cannot be disconnected.
-            None => inbox.recv().ok(),
-            Some(deadline) => inbox.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok(),
-        };
+        let left = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // A time that does not fit is centuries away.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        let bells = [inbox.bell(), children.as_fd()];
+        let mut bells = bells.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
+        let woken = poll(&mut bells, left.as_ref());
         self.busy_since.store(monotonic_ms().max(1), Ordering::Relaxed);
-        event
+        if let Err(errno) = woken
+            && errno != Errno::INTR
+        {
+            event!(Error, "the runner cannot sleep until something happens", error = errno.to_string());
+            thread::sleep(ENDING_LOOK);
+        }
+        // What it says of the first of them is not needed: all are looked for.
+        let _ = rustix::io::read(children, &mut [0; sys::CHILD_END_BYTES]);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -258,7 +257,6 @@ impl Work {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Look => {}
             Event::Start(ready) => self.start(ready),
             Event::Kill(id) => self.begin_end(id),
             Event::Drain(deadline, done) => {

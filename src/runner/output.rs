@@ -5,13 +5,12 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
+use super::inbox::{Inbox, Sender, inbox};
 use crate::event;
 use crate::payload::PayloadId;
 
@@ -31,7 +30,6 @@ const LAST_BYTES: usize = 1024 * 1024;
 pub(super) struct Outputs {
     max_log: u64,
     begun: Sender<Arc<Output>>,
-    wake: Arc<OwnedFd>,
 }
 
 /// One output of one payload.
@@ -55,11 +53,9 @@ struct State {
 impl Outputs {
     /// Starts the thread. `max_log` is in bytes, 1024 at least.
     pub(super) fn start(max_log: u64) -> io::Result<Self> {
-        let (begun, inbox) = channel();
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let woken = Arc::clone(&wake);
-        thread::Builder::new().name("output".to_owned()).spawn(move || empty_pipes(&inbox, &woken))?;
-        Ok(Self { max_log, begun, wake })
+        let (begun, inbox) = inbox()?;
+        thread::Builder::new().name("output".to_owned()).spawn(move || empty_pipes(&inbox))?;
+        Ok(Self { max_log, begun })
     }
 
     /// A pipe that ends up in `file`. The writing end is for the payload.
@@ -78,9 +74,7 @@ impl Outputs {
             has_failed: false,
         };
         let output = Arc::new(Output { pipe, state: Mutex::new(state) });
-        // The thread never ends while this sender exists.
-        let _ = self.begun.send(Arc::clone(&output));
-        self.wake_up();
+        self.begun.send(Arc::clone(&output));
         Ok((output, writer))
     }
 
@@ -94,19 +88,14 @@ impl Outputs {
             }
         }
         output.state.lock().unwrap_or_else(PoisonError::into_inner).end();
-        self.wake_up();
-    }
-
-    fn wake_up(&self) {
-        // A counter at its limit is as good a wake-up as one more.
-        let _ = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+        self.begun.wake();
     }
 }
 
-fn empty_pipes(inbox: &Receiver<Arc<Output>>, woken: &OwnedFd) {
+fn empty_pipes(inbox: &Inbox<Arc<Output>>) {
     let mut outputs: Vec<Arc<Output>> = Vec::new();
     loop {
-        let mut waited_for = vec![PollFd::from_borrowed_fd(woken.as_fd(), PollFlags::IN)];
+        let mut waited_for = vec![PollFd::from_borrowed_fd(inbox.bell(), PollFlags::IN)];
         waited_for.extend(outputs.iter().map(|output| PollFd::new(&output.pipe, PollFlags::IN)));
         if let Err(errno) = poll(&mut waited_for, None)
             && errno != rustix::io::Errno::INTR
@@ -115,16 +104,14 @@ fn empty_pipes(inbox: &Receiver<Arc<Output>>, woken: &OwnedFd) {
             return;
         }
         let is_ready: Vec<bool> = waited_for.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if is_ready.first() == Some(&true) {
-            // It only says that there is something new.
-            let _ = rustix::io::read(woken, &mut [0; 8]);
-        }
         let mut ready = is_ready.iter().skip(1);
         outputs.retain(|output| {
             let is_open = ready.next() != Some(&true) || output.take_some();
             is_open && !output.state.lock().unwrap_or_else(PoisonError::into_inner).is_ended
         });
-        outputs.extend(inbox.try_iter());
+        if is_ready.first() == Some(&true) {
+            outputs.extend(inbox.take());
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 //! All of that may wait for a disk that hangs, so none of it is the runner's own work.
 
 use std::path::Path;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Event;
 use super::end::Ends;
+use super::inbox::Sender;
 use super::start::{Launcher, StartError, Streams};
 use crate::event;
 use crate::payload::{Payload, PayloadId};
@@ -44,12 +44,11 @@ impl Starter {
     pub(super) fn fill_slots(&self) {
         while let Some(payload) = self.claim() {
             match self.prepare(&payload) {
-                // The runner listens as long as the process lives.
-                Ok(ready) => drop(self.ready.send(Event::Start(ready))),
+                Ok(ready) => self.ready.send(Event::Start(ready)),
                 Err(error) => {
                     self.ends.note(payload.id, &error.outcome());
                     self.free_slot();
-                    let _ = self.ready.send(Event::Look);
+                    self.ready.wake();
                 }
             }
         }

@@ -240,6 +240,16 @@ fn a_payload_may_use_all_the_cpus_that_the_client_was_given() {
 }
 
 #[test]
+fn a_payload_has_the_priority_that_the_client_was_given() {
+    // The threads that take uploads have a lower one.
+    let client = Client::through(&["nice", "-n", "3"]);
+    let own = rustix::process::getpriority_process(None).unwrap();
+    for id in [client.run("nice"), client.run("nice")] {
+        assert_eq!(client.result(&id).file(".orchestrator.out"), format!("{}\n", (own + 3).min(19)));
+    }
+}
+
+#[test]
 fn there_are_as_many_slots_as_usable_cpus() {
     let usable = std::thread::available_parallelism().unwrap();
     wait_for("start line", || Client::start().log().contains(&format!("slots={usable}")).then_some(()));
