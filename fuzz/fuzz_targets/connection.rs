@@ -118,16 +118,23 @@ fn read(path: &str, body: &mut Body<'_>) -> Reading {
     }
 }
 
-/// `/stream/<n>` is an answer of n bytes, `/break/<n>` one that fails after n.
+/// `/stream/<n>` is an answer of n bytes, `/break/<n>` one that fails after n, `/absent` one that has nothing to send.
 fn answer(path: &str) -> Response {
     let number = |text: &str| text.parse().ok().filter(|number| *number <= MOST_STREAMED_BYTES);
     if let Some(length) = path.strip_prefix("/stream/").and_then(number) {
-        Response::streamed("application/zip", move |out| out.write_all(&streamed(length)))
+        Response::streamed("application/zip", || Ok(()), move |out| out.write_all(&streamed(length)))
     } else if let Some(length) = path.strip_prefix("/break/").and_then(number) {
-        Response::streamed("application/zip", move |out| {
-            out.write_all(&streamed(length))?;
-            Err(io::Error::other("on purpose"))
-        })
+        Response::streamed(
+            "application/zip",
+            || Ok(()),
+            move |out| {
+                out.write_all(&streamed(length))?;
+                Err(io::Error::other("on purpose"))
+            },
+        )
+    } else if path == "/absent" {
+        let absent = || Err(HttpError::new(404, "absent", "On purpose."));
+        Response::streamed("application/zip", absent, |_| panic!("what is absent was asked for"))
     } else if path == "/refuse" {
         HttpError::new(413, "content_too_large", "On \"purpose\".").into()
     } else {
@@ -262,17 +269,9 @@ fn check(sent: &[u8], exchange: &Exchange) -> Outcome {
             return outcome;
         }
         let answer = answers.head();
-        if answer.status == 500 {
-            // The one answer to a call that is not the service's own: that could not be begun.
-            let (_, call) = calls.next().expect("a call that failed");
-            let Next::Head(head) = next else { panic!("an answer without a request") };
-            check_call(&head, call);
-            assert!(call.path.starts_with("/break/") && head.method != b"HEAD" && answer.closes);
-            answers.body(&answer, false);
-            assert!(answers.rest.is_empty() && calls.next().is_none(), "something follows a failure");
-            return outcome;
-        }
-        let Some(number) = answer.seen else {
+        // The answers to calls that are not the service's own: those that could not be begun.
+        let is_unbegun = matches!(answer.status, 404 | 500);
+        if answer.seen.is_none() && !is_unbegun {
             outcome.was_refused = true;
             assert!(!interim, "100 Continue and a refusal");
             assert!(calls.next().is_none(), "a refusal in the place of an answer");
@@ -287,10 +286,19 @@ fn check(sent: &[u8], exchange: &Exchange) -> Outcome {
             answers.body(&answer, false);
             assert!(answers.rest.is_empty(), "something follows a refusal");
             return outcome;
-        };
+        }
         let Next::Head(head) = next else { panic!("an answer without a request") };
         let (expected, call) = calls.next().expect("a call for each answer");
-        assert_eq!(number, expected, "the answers are out of order");
+        if is_unbegun {
+            let is_failure = call.path.starts_with("/break/") && head.method != b"HEAD";
+            assert!(
+                if answer.status == 500 { is_failure } else { call.path == "/absent" },
+                "{}",
+                answer.status
+            );
+        } else {
+            assert_eq!(answer.seen, Some(expected), "the answers are out of order");
+        }
         outcome.is_open |= head.verdict == Verdict::Either;
         check_call(&head, call);
         assert!(!interim || (head.expects_continue && call.is_announced), "100 Continue unasked for");
@@ -367,7 +375,7 @@ fn check_answer(head: &Head<'_>, call: &Call, answer: &Answer, answers: &mut Ans
             assert_eq!(answer.framing == Some(Length::ToTheEnd), head.is_http_10);
         }
         ("break", Some(length)) if !is_head => match body {
-            Some(_) if head.is_http_10 => {}
+            Some(_) if head.is_http_10 || answer.status == 500 => {}
             Some(body) => panic!("an answer of {} bytes, to end after {length}, is whole", body.len()),
             None => return false,
         },

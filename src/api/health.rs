@@ -18,6 +18,7 @@ struct Report<'a> {
     running: u32,
 }
 
+#[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn get(api: &Api) -> Response {
     let counts = api.store.counts();
     let database = counts.as_ref().err().map(ToString::to_string);

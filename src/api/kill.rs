@@ -6,6 +6,7 @@ use crate::http::{HttpError, Response, wait_for_disk};
 use crate::payload::{Payload, PayloadId};
 use crate::store::Killed;
 
+#[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
     let state = match api.store.kill(id, "killed by request")?.ok_or_else(unknown_id)? {
         Killed::Running => {

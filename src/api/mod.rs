@@ -108,6 +108,8 @@ impl Service for Api {
 }
 
 impl Api {
+    /// Hands a request to its handler. The handlers are not inlined: an idle connection keeps the stack that its requests have
+    /// touched, and would pay for the variables of all of them at once.
     fn answer(&self, mut request: Request<'_, '_>) -> Result<Response, HttpError> {
         let Some(route) = Route::of(request.path) else {
             return Err(HttpError::new(
@@ -122,9 +124,7 @@ impl Api {
             (Method::Get, Route::Ready) => Ok(ready::get(self)),
             (Method::Get, Route::Load) => Ok(load::get(self)),
             (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, request.query),
-            (Method::Get, Route::RetrievePartial(id)) => {
-                retrieve::get_partial(self, &self.find(parse_id(id)?)?)
-            }
+            (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?),
             (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
             (_, route) => Ok(Response::from(HttpError::new(
@@ -136,7 +136,7 @@ impl Api {
         }
     }
 
-    fn find(&self, id: PayloadId) -> Result<Payload, HttpError> {
+    fn find(&self, id: PayloadId) -> Result<Box<Payload>, HttpError> {
         self.store.get(id)?.ok_or_else(unknown_id)
     }
 

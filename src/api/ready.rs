@@ -17,6 +17,7 @@ struct NotReady {
     reasons: Vec<&'static str>,
 }
 
+#[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn get(api: &Api) -> Response {
     let obstacles = obstacles(api, 0, api.data_path.free());
     if obstacles.is_empty() {

@@ -11,21 +11,29 @@ use rustix::io::Errno;
 use super::Api;
 use crate::archive::{self, ArchiveError};
 use crate::event;
-use crate::http::{HttpError, Response, wait_for_disk};
+use crate::http::{HttpError, Response};
 use crate::payload::{Payload, PayloadId, Status};
 
 /// The longest `?wait=`, in seconds: proxies on the way give up at about that.
 const MAX_WAIT_S: u64 = 300;
 
+#[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn get(api: &Api, id: PayloadId, query: &str) -> Result<Response, HttpError> {
     let wait = wait_of(query)?;
-    let mut payload = api.find(id)?;
-    if payload.status.is_pending() && !wait.is_zero() {
-        let is_over = || !matches!(api.store.get(id), Ok(Some(payload)) if payload.status.is_pending());
-        api.waiting.wait(id, wait, is_over);
-        payload = api.find(id)?;
+    if !wait.is_zero() {
+        wait_for_end(api, id, wait);
     }
+    let payload = api.find(id)?;
     answer(api, &payload)
+}
+
+/// Not at all if the payload has ended or is unknown.
+#[inline(never)]
+fn wait_for_end(api: &Api, id: PayloadId, most: Duration) {
+    let is_pending = || matches!(api.store.get(id), Ok(Some(payload)) if payload.status.is_pending());
+    if is_pending() {
+        api.waiting.wait(id, most, || !is_pending());
+    }
 }
 
 /// How long the answer may wait for the end of the payload: `wait=30`, in whole seconds.
@@ -41,7 +49,7 @@ fn wait_of(query: &str) -> Result<Duration, HttpError> {
 
 fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
     match payload.status {
-        Status::Completed => zip(api, payload, true),
+        Status::Completed => Ok(zip(api, payload, true)),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => {
             api.store.set_told(payload.id)?;
@@ -50,31 +58,32 @@ fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
     }
 }
 
-pub(super) fn get_partial(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
+#[inline(never)] // as all handlers: see `Api::answer`
+pub(super) fn get_partial(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
+    let payload = api.find(id)?;
     match payload.status {
         Status::Cleaned => {
             Err(HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE."))
         }
-        _ => zip(api, payload, false),
+        _ => Ok(zip(api, &payload, false)),
     }
 }
 
 /// `is_result`: with its last byte the payload is told.
-fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpError> {
-    let directory = PathBuf::from(&payload.loc);
-    // Told before the head is out: afterwards only the end of the connection could tell. On a disk thread: the disk may hang.
-    let looked_at = directory.clone();
-    let looked = wait_for_disk(&api.disk, move || is_there(&looked_at)).unwrap_or_else(|_| Err(gone()));
-    looked.inspect_err(|error| {
-        event!(Error, "no archive", payload = payload.id, directory = payload.loc, reason = error.code);
-    })?;
-    let (id, spool, store) = (payload.id, api.data_path.path().to_owned(), api.store.clone());
-    let threads = api.zip_threads;
-    Ok(Response::streamed("application/zip", move |out| {
+fn zip(api: &Api, payload: &Payload, is_result: bool) -> Response {
+    let (id, directory, looked_at) = (payload.id, PathBuf::from(&payload.loc), payload.loc.clone());
+    let (spool, store, threads) = (api.data_path.path().to_owned(), api.store.clone(), api.zip_threads);
+    let check = move || {
+        is_there(Path::new(&looked_at)).inspect_err(|error| {
+            event!(Error, "no archive", payload = id, directory = looked_at, reason = error.code);
+        })
+    };
+    let write = move |out: &mut dyn io::Write| {
         write(id, &directory, &spool, threads, out)?;
         if is_result { store.set_told(id).map_err(io::Error::other) } else { Ok(()) }
-    })
-    .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\"")))
+    };
+    Response::streamed("application/zip", check, write)
+        .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\""))
 }
 
 /// A payload may have moved its directory away, put a link to elsewhere in its place, or closed it.

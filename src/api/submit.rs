@@ -18,6 +18,7 @@ use crate::upload::{self, BoundaryError, Kind, Received, UploadError};
 /// How many bytes are received between two looks at what is free on the disk.
 const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 
+#[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
     let boundary = check(api, request)?;
     let intake = api.clone();

@@ -13,7 +13,7 @@ use super::head::{self, Head};
 use super::home::Stream;
 use super::pace::{Pace, Pool, Turn};
 use super::pipe::{LAST_CHUNK, pipe};
-use super::response::{self, Ending, Headers, Payload, Producer, Response};
+use super::response::{self, Ending, Headers, Payload, Response, Streamed};
 use super::{Request, Service, Shared};
 use crate::{event, sys};
 
@@ -62,13 +62,13 @@ impl Connection {
     }
 
     /// Serves requests until the connection ends.
-    pub(super) fn serve(mut self, service: &impl Service) {
+    pub(super) fn serve(&mut self, service: &impl Service) {
         if self.prepare().is_err() {
             return;
         }
         loop {
-            match self.next_head() {
-                Ok(Some(head)) => match self.answer(&head, service) {
+            match &self.next_head() {
+                Ok(Some(head)) => match self.answer(head, service) {
                     Ok(true) => {}
                     Ok(false) => return self.linger(),
                     // The client is gone, or the response could not be completed: nothing more can be said.
@@ -77,7 +77,7 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     event!(Debug, "request refused", status = error.status, reason = error.message);
-                    if self.send_last(error, Headers::new()).is_ok() {
+                    if self.send_last(error.clone(), Headers::new()).is_ok() {
                         self.linger();
                     }
                     return;
@@ -87,7 +87,7 @@ impl Connection {
     }
 
     /// Tells a connection above the limit that it is one too many.
-    pub(super) fn refuse(mut self) {
+    pub(super) fn refuse(&mut self) {
         let message = "MAX_CONNECTIONS connections are open; try again later.";
         let error = HttpError::new(503, "too_many_connections", message);
         let headers = vec![("Retry-After", "1".into())];
@@ -115,6 +115,8 @@ impl Connection {
     // --- reading
 
     /// Waits for the next request. `None` if the client closes the connection or has nothing to say for too long.
+    /// Not inlined, so that its variables make room for those of the answer.
+    #[inline(never)]
     fn next_head(&mut self) -> Result<Option<Head>, HttpError> {
         let mut deadline = None;
         let mut looked_at = 0;
@@ -258,37 +260,41 @@ impl Connection {
             Debug,
             "request answered",
             path = head.path,
-            status = status,
+            status = sent.as_ref().map_or(status, |sent| sent.status),
             took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
             sent = if sent.is_ok() { "whole" } else { "in part" },
         );
         // Only now: the client need not send the rest to get its answer.
-        sent.map(|keep| keep && rest.drain(self))
+        Ok(sent?.is_kept && rest.drain(self))
     }
 
-    fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<bool> {
+    fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<Sent> {
         let Response { status, headers, payload } = response;
         let ending = match &payload {
             Payload::Whole(body) => Ending::Length(body.len()),
             Payload::Streamed(_) if head.is_http_10 => Ending::Close,
             Payload::Streamed(_) => Ending::Chunked,
         };
-        let keep = keep && ending != Ending::Close;
-        let connection = match (keep, head.is_http_10) {
+        let sent = Sent { status, is_kept: keep && ending != Ending::Close };
+        let connection = match (sent.is_kept, head.is_http_10) {
             (false, _) => Some("close"),
             (true, true) => Some("keep-alive"),
             (true, false) => None,
         };
         let mut message = response::head(status, &headers, ending, connection).into_bytes();
         match payload {
-            Payload::Streamed(producer) if !head.without_body => {
-                return Ok(self.send_streamed(message, producer, ending)? && keep);
+            Payload::Streamed(streamed) => {
+                if let Err(refused) = self.send_streamed(message, streamed, ending, head.without_body)? {
+                    // Nothing has been sent yet.
+                    return self.send(refused.into(), head, keep);
+                }
+                return Ok(sent);
             }
             Payload::Whole(body) if !head.without_body => message.extend_from_slice(&body),
-            _ => {}
+            Payload::Whole(_) => {}
         }
         self.write(&message)?;
-        Ok(keep)
+        Ok(sent)
     }
 
     /// An error, after which the connection is closed.
@@ -299,22 +305,33 @@ impl Connection {
         self.write(message.as_bytes())
     }
 
-    /// Sends what `producer` writes on a disk thread. A failure before the first byte is told by a status; a later one can
-    /// only end the connection without the last chunk. Gives whether all went well.
-    fn send_streamed(&mut self, head: Vec<u8>, producer: Producer, ending: Ending) -> io::Result<bool> {
+    /// Sends what is written on a disk thread. A failure before the first byte is given back, to be told by a status; a later
+    /// one can only end the connection without the last chunk.
+    fn send_streamed(
+        &mut self,
+        head: Vec<u8>,
+        streamed: Streamed,
+        ending: Ending,
+        without_body: bool,
+    ) -> io::Result<Result<(), HttpError>> {
         let (mut writer, mut reader) = pipe(None);
-        self.turn = Some(self.shared.downloads.run(move || match producer(&mut writer) {
-            Ok(()) => writer.finish(),
-            Err(error) => writer.fail(error),
+        self.turn = Some(self.shared.downloads.run(move || match (streamed.check)() {
+            Err(refused) => writer.fail(io::Error::other(refused)),
+            Ok(()) if without_body => writer.finish(),
+            Ok(()) => match (streamed.producer)(&mut writer) {
+                Ok(()) => writer.finish(),
+                Err(error) => writer.fail(error),
+            },
         }));
         let mut message = head;
-        let mut next = reader.next();
-        if next.is_err() {
-            let error = "The answer could not be made; the client's log says why.";
-            self.send_last(HttpError::new(500, "answer_failed", error), Headers::new())?;
-            return Ok(false);
-        }
-        let is_chunked = ending == Ending::Chunked;
+        let mut next = match reader.next() {
+            Err(error) => {
+                self.turn = None;
+                return Ok(Err(error.downcast().unwrap_or_else(|_| answer_failed())));
+            }
+            first => first,
+        };
+        let is_chunked = ending == Ending::Chunked && !without_body;
         let mut is_over = false;
         while let Some(mut chunk) = next? {
             is_over = reader.is_at_end();
@@ -334,7 +351,7 @@ impl Connection {
         }
         self.turn = None;
         self.write(&message)?;
-        Ok(true)
+        Ok(Ok(()))
     }
 
     /// Writes all, unless the peer takes next to nothing of it. What it takes is seen by its acknowledgements: the kernel
@@ -372,7 +389,7 @@ impl Connection {
     }
 
     /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.
-    fn linger(mut self) {
+    fn linger(&mut self) {
         let deadline = Instant::now() + LINGER;
         let mut scratch = [0; FIRST_READ_BYTES];
         if self.stream.shutdown(Shutdown::Write).is_err() {
@@ -385,6 +402,16 @@ impl Connection {
             }
         }
     }
+}
+
+/// An answer that is out.
+struct Sent {
+    status: u16,
+    is_kept: bool,
+}
+
+fn answer_failed() -> HttpError {
+    HttpError::new(500, "answer_failed", "The answer could not be made; the client's log says why.")
 }
 
 fn head_timeout() -> HttpError {

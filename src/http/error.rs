@@ -1,11 +1,13 @@
 //! The one error of the HTTP edge: a status, a stable code for programs and a sentence for people.
 
 use miniserde::Serialize;
+use thiserror::Error;
 
 use super::response::{Headers, Payload, Response};
 
 /// What a caller is told. Its cause, where there is more to know, goes to the log of whoever made it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Error)]
+#[error("{message}")]
 pub struct HttpError {
     /// HTTP status, 400 to 599.
     pub status: u16,

@@ -5,16 +5,27 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::SystemTime;
 
+use super::HttpError;
+
 /// Writes a body piece by piece on a disk thread. An error ends the connection before the body is complete, which is
 /// how HTTP tells a reader that something is missing.
-pub type Producer = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+type Producer = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+
+/// Says on a disk thread, before the first byte is sent, whether there can be one.
+type Check = Box<dyn FnOnce() -> Result<(), HttpError> + Send>;
 
 /// What follows the head.
 pub(super) enum Payload {
     /// All of it, with its length.
     Whole(Vec<u8>),
     /// Made while it is sent, in chunks.
-    Streamed(Producer),
+    Streamed(Streamed),
+}
+
+/// A body that is made while it is sent.
+pub(super) struct Streamed {
+    pub(super) check: Check,
+    pub(super) producer: Producer,
 }
 
 /// Names and values of header fields, beside those that the connection adds.
@@ -42,15 +53,18 @@ impl Response {
         Self { status, headers: Vec::new(), payload: Payload::Whole(Vec::new()) }
     }
 
-    /// A body that `producer` writes on a disk thread while it is sent. It is not called for HEAD.
+    /// A body that `producer` writes on a disk thread while it is sent, unless `check` has an error to tell instead. For HEAD
+    /// only `check` is called.
     pub fn streamed(
         content_type: &'static str,
+        check: impl FnOnce() -> Result<(), HttpError> + Send + 'static,
         producer: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
     ) -> Self {
+        let streamed = Streamed { check: Box::new(check), producer: Box::new(producer) };
         Self {
             status: 200,
             headers: vec![("Content-Type", Cow::Borrowed(content_type))],
-            payload: Payload::Streamed(Box::new(producer)),
+            payload: Payload::Streamed(streamed),
         }
     }
 

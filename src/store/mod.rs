@@ -103,10 +103,12 @@ impl Store {
         self.lock().waiting
     }
 
-    /// The payload with this id.
-    pub fn get(&self, id: PayloadId) -> Result<Option<Payload>, StoreError> {
+    /// The payload with this id. In a box, since the small stacks of coroutines should not hold copies of it.
+    pub fn get(&self, id: PayloadId) -> Result<Option<Box<Payload>>, StoreError> {
         let sql = with_columns!("SELECT"; "FROM payload WHERE id = ?1");
-        Ok(self.lock().one(sql, params![id]).optional()?)
+        let inner = self.lock();
+        let mut statement = inner.connection.prepare_cached(sql)?;
+        Ok(statement.query_row(params![id], |row| payload_of(row).map(Box::new)).optional()?)
     }
 
     /// Takes the payload that waits the longest: `Prepared` becomes `Running`.
@@ -380,7 +382,7 @@ mod tests {
             ..Payload::prepared(8, "/ended".to_owned()).ended(&failed)
         };
         store.restore(&ended).expect("restored");
-        assert_eq!(store.get(8).expect("answers"), Some(ended));
+        assert_eq!(store.get(8).expect("answers"), Some(Box::new(ended)));
         assert_eq!(store.counts().expect("answers"), Counts::default());
     }
 

@@ -1,5 +1,6 @@
 //! The protocol: connections, heads, bodies, time-outs and limits, as bytes on the wire.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -101,8 +102,27 @@ fn a_connection_ends_where_the_request_or_its_version_says_so() {
 }
 
 #[test]
+fn a_last_answer_arrives_whole_though_its_client_goes_on_sending() {
+    let client = Client::start();
+    let id = client.run("head -c 3000000 /dev/urandom > noise");
+    client.result(&id);
+    let mut stream = connect(client.address);
+    write!(stream, "GET /retrieve/{id} HTTP/1.0\r\n\r\n").unwrap();
+    thread::sleep(Duration::from_millis(50));
+    // To close a socket with unread bytes resets its connection, and what the peer has not got yet is lost.
+    stream.write_all(b"what is no request").unwrap();
+    thread::sleep(Duration::from_millis(200));
+    let answer = read_answer(&mut stream, false);
+    let noise = answer.files().into_iter().find(|(name, _)| name == "noise");
+    assert_eq!((answer.status, noise.map(|(_, bytes)| bytes.len())), (200, Some(3_000_000)));
+}
+
+#[test]
 fn head_of_every_route_has_the_headers_of_get_and_no_body() {
     let client = Client::start();
+    let gone = client.run("true");
+    client.result(&gone);
+    fs::remove_dir_all(client.directories().remove(0)).unwrap();
     let done = client.run("echo done > result");
     let failed = client.run("exit 3");
     client.result(&done);
@@ -115,6 +135,8 @@ fn head_of_every_route_has_the_headers_of_get_and_no_body() {
         (format!("/retrieve/{done}"), 200),
         (format!("/retrieve/{failed}"), 200),
         (format!("/retrieve_partial/{done}"), 200),
+        (format!("/retrieve/{gone}"), 404),
+        (format!("/retrieve_partial/{gone}"), 404),
         ("/retrieve/0".to_owned(), 404),
         ("/retrieve_partial/x".to_owned(), 404),
         ("/nothing".to_owned(), 404),
