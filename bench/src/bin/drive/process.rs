@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A running client, not started here.
 #[derive(Clone, Copy)]
@@ -48,6 +49,17 @@ impl Process {
             switches.insert(thread, count("voluntary_ctxt_switches") + count("nonvoluntary_ctxt_switches"));
         }
         Ok(switches)
+    }
+
+    /// CPU time so far of all its threads, in the kernel and outside, in steps of 10 ms (`proc_pid_stat(5)`: in `USER_HZ`, which
+    /// is 100 on every machine that this runs on).
+    pub fn cpu(self) -> io::Result<Duration> {
+        let stat = self.read("stat")?;
+        // The name of the program stands in parentheses and may hold anything.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        Ok(Duration::from_millis(10 * ticks))
     }
 
     /// Children that have ended and were not waited for.

@@ -23,6 +23,7 @@ pub struct Requests {
 }
 
 pub fn measure(plan: &Requests) -> io::Result<()> {
+    let used = plan.client.process.cpu()?;
     let begun = Instant::now();
     let times = thread::scope(|scope| {
         let callers: Vec<_> = (0..plan.callers).map(|_| scope.spawn(|| call(plan))).collect();
@@ -30,11 +31,13 @@ pub fn measure(plan: &Requests) -> io::Result<()> {
         results.collect::<io::Result<Vec<_>>>()
     })?;
     let elapsed = begun.elapsed();
+    let used = plan.client.process.cpu()?.saturating_sub(used);
     let times = times.concat();
     let sample = Sample::of_times(&times).ok_or_else(|| io::Error::other("no requests were asked for"))?;
     result!(format!("{}_p50_ms", plan.name), sample.median());
     result!(format!("{}_p99_ms", plan.name), sample.permille(990));
     result!(format!("{}_per_s", plan.name), times.len() as f64 / elapsed.as_secs_f64());
+    result!(format!("{}_cpu_us", plan.name), used.as_secs_f64() * 1e6 / times.len() as f64);
     Ok(())
 }
 
