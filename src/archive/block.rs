@@ -38,9 +38,10 @@ pub(super) struct Block {
     pub content: Content,
     /// The data deflated.
     pub output: Vec<u8>,
-    /// Room for what was before the data, which ends where the data begins. Made when first needed.
-    input: Vec<u8>,
-    history_bytes: usize,
+    /// What was before the data, as far as Deflate looks back.
+    history: Vec<u8>,
+    /// The data, at the start of a room that is as large as the largest so far.
+    room: Vec<u8>,
     data_bytes: usize,
 }
 
@@ -50,7 +51,7 @@ impl Block {
         self.part = part;
         self.deflates = false;
         self.content = Content::default();
-        self.history_bytes = 0;
+        self.history.clear();
         self.data_bytes = 0;
         self.output.clear();
     }
@@ -66,31 +67,27 @@ impl Block {
         Head { name: &self.name, mode: self.mode, mtime_s: self.mtime_s }
     }
 
-    /// Where data is read to: `DATA_BYTES`, followed by [`Block::set_data_bytes`].
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        if self.input.is_empty() {
-            self.input = vec![0; HISTORY_BYTES + DATA_BYTES];
+    /// Where `want` bytes of data are read to, `DATA_BYTES` at the most; followed by [`Block::set_data_bytes`].
+    pub(super) fn space(&mut self, want: usize) -> &mut [u8] {
+        let want = want.min(DATA_BYTES);
+        if self.room.len() < want {
+            self.room.resize(want, 0);
         }
-        self.input.get_mut(HISTORY_BYTES..).unwrap_or_default()
+        self.room.get_mut(..want).unwrap_or_default()
     }
 
     pub(super) fn set_data_bytes(&mut self, bytes: usize) {
         self.data_bytes = bytes;
     }
 
-    /// Puts the end of `before`, which preceded the data, in front of it.
+    /// Takes note of what preceded the data.
     pub(super) fn set_history(&mut self, before: &[u8]) {
-        self.space();
-        let history = last(before, HISTORY_BYTES);
-        let start = HISTORY_BYTES - history.len();
-        if let Some(room) = self.input.get_mut(start..HISTORY_BYTES) {
-            room.copy_from_slice(history);
-        }
-        self.history_bytes = history.len();
+        self.history.clear();
+        self.history.extend_from_slice(last(before, HISTORY_BYTES));
     }
 
     pub(super) fn data(&self) -> &[u8] {
-        self.input.get(HISTORY_BYTES..HISTORY_BYTES + self.data_bytes).unwrap_or_default()
+        self.room.get(..self.data_bytes).unwrap_or_default()
     }
 
     /// What of the data the next piece has to know.
@@ -100,9 +97,8 @@ impl Block {
 
     /// History and data to compress, and where to.
     pub(super) fn buffers(&mut self) -> (&[u8], &[u8], &mut Vec<u8>) {
-        let end = HISTORY_BYTES + self.data_bytes;
-        let history = self.input.get(HISTORY_BYTES - self.history_bytes..HISTORY_BYTES).unwrap_or_default();
-        (history, self.input.get(HISTORY_BYTES..end).unwrap_or_default(), &mut self.output)
+        let data = self.room.get(..self.data_bytes).unwrap_or_default();
+        (&self.history, data, &mut self.output)
     }
 
     /// Whether no further piece of its entry follows.

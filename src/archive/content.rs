@@ -70,7 +70,7 @@ impl Reading {
         block.begin(Part::Whole);
         block.deflates = self.deflates;
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(DATA_BYTES);
-        let (filled, cut) = read_full(&self.file, block.space().get_mut(..want).unwrap_or_default());
+        let (filled, cut) = read_full(&self.file, block.space(want));
         block.set_data_bytes(filled);
         self.cut = cut;
         self.left = if filled < want { 0 } else { self.left - filled as u64 };
@@ -114,8 +114,7 @@ fn sample_gains(
     let mut sample = Sample::default();
     block.begin(Part::Whole);
     for offset in [0, last / 2, last] {
-        let room = block.space().get_mut(..SAMPLE_BYTES).unwrap_or_default();
-        let filled = file.read_at(room, offset).unwrap_or(0);
+        let filled = file.read_at(block.space(SAMPLE_BYTES), offset).unwrap_or(0);
         block.set_data_bytes(filled);
         let (_, piece, output) = block.buffers();
         sample.add(deflater, piece, output)?;

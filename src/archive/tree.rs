@@ -108,10 +108,8 @@ impl Source for Tree {
 fn fill_link(target: &CString, block: &mut Block) {
     let target = target.as_bytes();
     block.begin(Part::Whole);
-    if let Some(space) = block.space().get_mut(..target.len()) {
-        space.copy_from_slice(target);
-        block.set_data_bytes(target.len());
-    }
+    block.space(target.len()).copy_from_slice(target);
+    block.set_data_bytes(target.len());
     block.content = content_of(block.data());
 }
 

@@ -234,7 +234,7 @@ mod tests {
             block.mtime_s = i64::try_from(self.made).unwrap();
             // Every third needs no work.
             block.deflates = !self.made.is_multiple_of(3);
-            block.space().fill(b'a');
+            block.space(DATA_BYTES).fill(b'a');
             block.set_data_bytes(DATA_BYTES);
             self.made += 1;
             Ok(true)

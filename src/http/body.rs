@@ -86,8 +86,14 @@ impl<'c> Body<'c> {
         let pool = self.connection.uploads();
         let mut waiting = Some(run);
         let mut start = || waiting.take().map(|run| pool.run(run));
-        // Without space the job wants no more; its result tells why.
-        while let Ok(space) = writer.space() {
+        loop {
+            if self.state == State::End {
+                // Known before there is anything to read: no room is made for it.
+                writer.finish();
+                break;
+            }
+            // Without space the job wants no more; its result tells why.
+            let Ok(space) = writer.space() else { break };
             match self.read(space) {
                 Ok(0) => {
                     writer.finish();

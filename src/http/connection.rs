@@ -21,6 +21,9 @@ use crate::{event, sys};
 /// connections cost one stack page each.
 const FIRST_READ_BYTES: usize = 512;
 
+/// The first piece of a streamed answer, which most often is all of it. Further ones are larger.
+const FIRST_PIECE_BYTES: u64 = 16 * 1024;
+
 /// How long a client that is sent away may go on sending before its connection is cut. Cutting at once would make its
 /// kernel drop the response unread (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
@@ -314,7 +317,7 @@ impl Connection {
         ending: Ending,
         without_body: bool,
     ) -> io::Result<Result<(), HttpError>> {
-        let (mut writer, mut reader) = pipe(None);
+        let (mut writer, mut reader) = pipe(Some(FIRST_PIECE_BYTES));
         self.turn = Some(self.shared.downloads.run(move || match (streamed.check)() {
             Err(refused) => writer.fail(io::Error::other(refused)),
             Ok(()) if without_body => writer.finish(),
