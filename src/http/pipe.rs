@@ -268,7 +268,12 @@ impl Drop for Chunk {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.filled.buffer);
         let mut state = self.shared.lock();
-        state.free.push(buffer);
+        if buffer.len() < FRAME_HEAD + CHUNK_BYTES + FRAME_TAIL {
+            // The first one may be small; one that goes round would cut a large transfer in small pieces.
+            state.made -= 1;
+        } else {
+            state.free.push(buffer);
+        }
         let waiting = state.waiting_writer.take();
         drop(state);
         wake(waiting);
@@ -303,6 +308,21 @@ mod tests {
             assert_eq!(seen, expected);
             assert!(reader.shared.lock().made <= BUFFERS);
         }
+    }
+
+    #[test]
+    fn of_a_small_first_buffer_no_other_piece_is_as_small() {
+        let (mut writer, mut reader) = pipe(Some(100));
+        let thread = thread::spawn(move || {
+            writer.write_all(&bytes(100 + 5 * CHUNK_BYTES)).expect("read to the end");
+            writer.finish();
+        });
+        let mut pieces = Vec::new();
+        while let Some(chunk) = reader.next().expect("no failure") {
+            pieces.push(chunk.as_ref().len());
+        }
+        thread.join().expect("no panic");
+        assert_eq!(pieces, [100, CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES, CHUNK_BYTES]);
     }
 
     #[test]
