@@ -7,22 +7,24 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Bounds};
-use crate::clean::{self, Remover};
-use crate::data_path::{DataPath, Free};
-use crate::disk::Disk;
+use crate::data::ids::Ids;
+use crate::data::path::{DataPath, Free};
+use crate::data::record::Durability;
+use crate::disk_threads::Disk;
+use crate::event;
+use crate::host::load::Load;
+use crate::host::rlimit;
+use crate::host::service_manager::Notifier;
 use crate::http::{self, Server, Waiting};
-use crate::ids::Ids;
-use crate::load::Load;
 use crate::log::{self, Level, ToValue as _};
-use crate::notify::Notifier;
 use crate::payload::{MonotonicMs, monotonic_ms};
-use crate::record::Durability;
-use crate::records::Records;
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
-use crate::{disk_use, event, recover, rlimit};
+use crate::upkeep::record_writer::Records;
+use crate::upkeep::retention::{self, Remover};
+use crate::upkeep::{quota, recover};
 
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
@@ -71,15 +73,15 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         .map_err(|error| system("cannot start the writer of records", &error))?;
     let remover = Remover::new(durability);
     let recovered = if settings.recover {
-        recover::recover(&store, &data_path, &records, &remover)
+        recover::recover(&store, &data_path, &records, &remover, runner::end_strays)
     } else {
-        recover::start_empty(&data_path).map_err(Into::into)
+        recover::start_empty(&data_path, runner::end_strays).map_err(Into::into)
     };
     let recovered = recovered
         .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
     let ids = Ids::open(data_path.lock_file(), recovered.highest_id, settings.durable)
         .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
-    clean::start(store.clone(), recovered.leftovers, settings.max_age, remover.clone())
+    retention::start(store.clone(), recovered.leftovers, settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let limits = runner::Limits {
         slots: settings.max_jobs,
@@ -91,7 +93,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let runner = Runner::start(store.clone(), records.clone(), data_path.path(), limits)
         .map_err(|error| system("cannot start the runner", &error))?;
     if let Some(max_disk) = settings.max_disk {
-        disk_use::start(store.clone(), runner.clone(), max_disk)
+        let ends = runner.clone();
+        quota::start(store.clone(), max_disk, move |id| ends.kill(id))
             .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     }
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;

@@ -3,30 +3,19 @@
 
 mod api;
 mod archive;
-mod clean;
 mod cli;
 mod client;
-mod data_path;
-mod directory;
-mod disk;
-mod disk_error;
-mod disk_use;
-mod health_probe;
+mod data;
+mod disk_threads;
+mod host;
 mod http;
-mod ids;
-mod load;
 mod log;
-mod notify;
 mod payload;
-mod record;
-mod records;
-mod recover;
-mod remove;
-mod rlimit;
 mod runner;
 mod settings;
 mod store;
 mod sys;
+mod upkeep;
 mod upload;
 
 use std::io::Write as _;
@@ -68,7 +57,7 @@ fn client(settings: &Settings) -> ExitCode {
 }
 
 fn health(settings: &Settings) -> ExitCode {
-    match health_probe::ask(settings) {
+    match cli::health_probe::ask(settings) {
         Ok(()) => print("ok\n"),
         Err(message) => complain(FAILED, &message),
     }

@@ -227,7 +227,7 @@ pub struct Settings {
     pub port: u16,
     /// Address to listen on.
     pub host: IpAddr,
-    /// The given DATA_PATH; `None` leaves the choice to [`crate::data_path`].
+    /// The given DATA_PATH; `None` leaves the choice to [`crate::data::path`].
     pub data_path: Option<PathBuf>,
     /// How long an ended payload, and then its row, is kept.
     pub max_age: Duration,

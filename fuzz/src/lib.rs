@@ -6,14 +6,16 @@
 #[path = "../../src/archive/mod.rs"]
 pub mod archive;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/directory.rs"]
-pub mod directory;
+#[path = "../../src/data"]
+pub mod data {
+    pub mod directory;
+    pub mod disk_error;
+    pub mod record;
+    pub mod remove;
+}
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/disk.rs"]
-pub mod disk;
-#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/disk_error.rs"]
-pub mod disk_error;
+#[path = "../../src/disk_threads.rs"]
+pub mod disk_threads;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/http/mod.rs"]
 pub mod http;
@@ -23,12 +25,6 @@ pub mod log;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/payload.rs"]
 pub mod payload;
-#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/record.rs"]
-pub mod record;
-#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/remove.rs"]
-pub mod remove;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/sys.rs"]
 pub mod sys;

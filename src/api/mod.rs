@@ -11,17 +11,17 @@ mod submit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::clean::Remover;
-use crate::data_path::{DataPath, Free};
-use crate::disk::Disk;
+use crate::data::ids::Ids;
+use crate::data::path::{DataPath, Free};
+use crate::disk_threads::Disk;
 use crate::event;
+use crate::host::load::Load;
 use crate::http::{HttpError, Method, Request, Response, Service, Waiting};
-use crate::ids::Ids;
-use crate::load::Load;
 use crate::payload::{Payload, PayloadId};
-use crate::records::Records;
 use crate::runner::Runner;
 use crate::store::{Store, StoreError};
+use crate::upkeep::record_writer::Records;
+use crate::upkeep::retention::Remover;
 
 /// What the handlers work with; cheap to clone.
 #[derive(Clone)]

@@ -4,7 +4,7 @@
 use miniserde::Serialize;
 
 use super::Api;
-use crate::data_path::Free;
+use crate::data::path::Free;
 use crate::http::{HttpError, Response};
 
 /// When asking again is worth while: a slot comes free, or files are removed.

@@ -6,12 +6,12 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Api, ready};
-use crate::disk_error::is_full;
+use crate::data::disk_error::is_full;
+use crate::data::ids::IdError;
+use crate::data::record::{self, Durability, FileSystem};
 use crate::event;
 use crate::http::{Chunks, HttpError, Request, Response};
-use crate::ids::IdError;
 use crate::payload::Payload;
-use crate::record::{self, Durability, FileSystem};
 use crate::store::StoreError;
 use crate::upload::{self, BoundaryError, Kind, Received, UploadError};
 

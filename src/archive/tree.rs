@@ -9,7 +9,7 @@ use super::records::Head;
 use super::skipped::SkipList;
 use super::walk::{Found, Meta, Walk};
 use super::window::Source;
-use crate::record;
+use crate::data::record;
 use flate2::CompressError;
 use std::ffi::CString;
 use std::io;

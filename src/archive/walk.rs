@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use crate::directory::{self, Id};
+use crate::data::directory::{self, Id};
 
 /// Length field of a name in ZIP headers (APPNOTE 4.4.10); the last byte of a directory's name is `/`.
 const MAX_NAME_BYTES: usize = u16::MAX as usize;

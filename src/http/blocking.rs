@@ -4,7 +4,7 @@ use std::io;
 
 use may::sync::mpsc::channel;
 
-use crate::disk::Disk;
+use crate::disk_threads::Disk;
 
 /// Runs `job` on a disk thread while this coroutine waits for its result. An error only if the job panicked.
 pub fn wait_for_disk<T: Send + 'static>(

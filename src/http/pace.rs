@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::disk::Disk;
+use crate::disk_threads::Disk;
 
 /// Bytes a second below which a transfer counts as one that stands still. As low as this, since a link of 2 kB/s may be
 /// shared by dozens of transfers.

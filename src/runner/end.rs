@@ -15,12 +15,12 @@ use rustix::process::Signal;
 use super::processes::{self, Origin, Tree};
 use super::start::Streams;
 use super::{ENDING_LOOK, Phase, Run, Work};
+use crate::data::record::{Durability, FileSystem};
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status, Usage, seconds};
-use crate::record::{Durability, FileSystem};
-use crate::records::Records;
 use crate::store::{Store, StoreError};
 use crate::sys::{self, Exit, ExitResult};
+use crate::upkeep::record_writer::Records;
 
 /// Where the exit code of `run.sh` is left for the user.
 const EXIT_FILE: &str = ".orchestrator.exit";

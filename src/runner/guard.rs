@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::processes::{STRAYS_WAIT, end_strays};
-use crate::data_path::lock_soon;
+use crate::data::path::lock_soon;
 use crate::event;
 use crate::sys::{self, Command};
 

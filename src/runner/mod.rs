@@ -24,12 +24,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use crate::disk::Disk;
+use crate::disk_threads::Disk;
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status, monotonic_ms};
-use crate::records::Records;
 use crate::store::Store;
 use crate::sys::{self, Exit};
+use crate::upkeep::record_writer::Records;
 use end::Ends;
 use guard::Guard;
 use inbox::{Inbox, Sender, inbox};

@@ -7,8 +7,11 @@ use thiserror::Error;
 
 use super::disposition::HeaderFault;
 use super::part_path::PathFault;
-use super::parts::HEAD_LIMIT_BYTES;
-use crate::disk_error::is_full;
+use crate::data::disk_error::is_full;
+
+/// How much of the body may stand before the first boundary, and between a boundary and the end of its part's headers.
+/// multer buffers all of it and searches it anew with each piece.
+pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Whose fault a failed upload was, which is all a caller needs to choose its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

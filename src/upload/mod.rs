@@ -17,7 +17,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::remove::remove_tree;
+use crate::data::remove::remove_tree;
 
 pub use boundary::{BoundaryError, boundary};
 pub use error::{Kind, UploadError};

@@ -12,11 +12,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use multer::{Error, Field, Multipart};
 
-use super::error::UploadError;
-
-/// How much of the body may stand before the first boundary, and between a boundary and the end of its part's headers.
-/// multer buffers all of it and searches it anew with each piece.
-pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
+use super::error::{HEAD_LIMIT_BYTES, UploadError};
 
 /// A piece of the body that is larger goes to multer, which copies it, in several. Memory is bounded whatever `body` gives.
 const PIECE_LIMIT_BYTES: usize = 256 * 1024;

@@ -7,7 +7,7 @@ use std::io::{Error, ErrorKind};
 use std::iter;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::parts::HEAD_LIMIT_BYTES;
+use super::error::HEAD_LIMIT_BYTES;
 use super::testing::{BOUNDARY, Files, Place, form, named, pieces};
 use super::*;
 

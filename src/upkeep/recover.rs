@@ -1,16 +1,15 @@
 //! What a start makes of the directories of the life before: the truth is on the disk, and each payload gets exactly one
 //! outcome. What had ended is as it was, what never started is queued again, what was cut off has `Failed`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::clean::Remover;
-use crate::data_path::DataPath;
+use crate::data::path::DataPath;
+use crate::data::record::{self, RecordError};
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
-use crate::record::{self, RecordError};
-use crate::records::Records;
-use crate::runner;
 use crate::store::{Store, StoreError};
+use crate::upkeep::record_writer::Records;
+use crate::upkeep::retention::Remover;
 
 /// Why a payload that ran has no result.
 const CUT_OFF: &str =
@@ -26,12 +25,13 @@ pub struct Recovered {
 }
 
 /// Reads all records into the empty store. Call before the first payload comes in, with DATA_PATH locked: nobody but
-/// processes of the life before can be at work there, and these are ended.
+/// processes of the life before can be at work there, and `end_strays` ends these.
 pub fn recover(
     store: &Store,
     data_path: &DataPath,
     records: &Records,
     remover: &Remover,
+    end_strays: fn(&Path),
 ) -> Result<Recovered, Box<dyn std::error::Error>> {
     let mut found = Recovered::default();
     let mut counts = Counts::default();
@@ -73,7 +73,7 @@ pub fn recover(
         }
     }
     if !cut_off.is_empty() {
-        runner::end_strays(data_path.path());
+        end_strays(data_path.path());
     }
     for payload in cut_off {
         counts.count(&end(store, payload, records)?);
@@ -85,10 +85,10 @@ pub fn recover(
 }
 
 /// A start that takes nothing up: what is there goes by age, and nothing of it runs on.
-pub fn start_empty(data_path: &DataPath) -> std::io::Result<Recovered> {
+pub fn start_empty(data_path: &DataPath, end_strays: fn(&Path)) -> std::io::Result<Recovered> {
     let leftovers = data_path.directories()?;
     if !leftovers.is_empty() {
-        runner::end_strays(data_path.path());
+        end_strays(data_path.path());
     }
     Ok(Recovered { highest_id: None, leftovers })
 }

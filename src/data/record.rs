@@ -10,9 +10,9 @@ use miniserde::{Deserialize, Serialize, json};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::disk_error::is_full;
+use crate::data::disk_error::is_full;
+use crate::data::remove::remove_tree;
 use crate::payload::{LAST_ID, LAST_MS, Payload, PayloadId, Status, UnixMs, Usage};
-use crate::remove::remove_tree;
 
 /// The record's name in a payload directory; the prefix is the client's (CONTRACT.md, "Files").
 pub const FILE: &str = ".orchestrator.payload";

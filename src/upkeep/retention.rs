@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use crate::data::record::{self, Durability};
 use crate::event;
 use crate::payload::{MonotonicMs, monotonic_ms};
-use crate::record::{self, Durability};
 use crate::store::Store;
 
 /// The longest wait between two looks; short ages are looked after more often.

@@ -13,7 +13,7 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
-use crate::disk_error::{is_full, is_out_of_descriptors};
+use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::event;
 use crate::payload::monotonic_ms;
 

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::fs::{chmod, fchmod, fstat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 
-use crate::directory::{self, Id};
+use crate::data::directory::{self, Id};
 
 /// Directories above the current one that stay open; those further up are opened again, by `..`, on the way back.
 const OPEN_LEVELS: usize = 8;

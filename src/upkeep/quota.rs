@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 
-use crate::directory::{self, Id};
+use crate::data::directory::{self, Id};
 use crate::event;
-use crate::runner::Runner;
+use crate::payload::PayloadId;
 use crate::store::{Store, StoreError};
 
 /// The shortest pause between two looks.
@@ -25,12 +25,12 @@ const PAUSE_FACTOR: u32 = 10;
 /// `st_blocks` counts these, whatever the file system's own blocks are (inode(7)).
 const BLOCK_BYTES: u64 = 512;
 
-/// Starts the thread.
-pub fn start(store: Store, runner: Runner, max_disk: u64) -> io::Result<()> {
+/// Starts the thread. `end` ends a payload that is marked as killed.
+pub fn start(store: Store, max_disk: u64, end: impl Fn(PayloadId) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("disk-use".to_owned()).spawn(move || {
         loop {
             let begun = Instant::now();
-            if let Err(error) = look(&store, &runner, max_disk) {
+            if let Err(error) = look(&store, max_disk, &end) {
                 event!(Error, "cannot look for payloads over MAX_DISK", error = error.to_string());
             }
             thread::sleep(PAUSE.max(begun.elapsed() * PAUSE_FACTOR));
@@ -39,14 +39,14 @@ pub fn start(store: Store, runner: Runner, max_disk: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn look(store: &Store, runner: &Runner, max_disk: u64) -> Result<(), StoreError> {
+fn look(store: &Store, max_disk: u64, end: &impl Fn(PayloadId)) -> Result<(), StoreError> {
     for payload in store.running()? {
         // What cannot be read is somebody else's error.
         let used = bytes_below(Path::new(&payload.loc), max_disk).unwrap_or(0);
         if used > max_disk && !payload.killed {
             let reason = format!("its directory took more than MAX_DISK, {max_disk} bytes");
             store.kill(payload.id, &reason)?;
-            runner.kill(payload.id);
+            end(payload.id);
             event!(Warn, "payload is ended", payload = payload.id, reason = reason);
         }
     }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::data_path::LockFile;
+use crate::data::path::LockFile;
 use crate::payload::{LAST_ID, PayloadId};
 
 /// The first id of a DATA_PATH is drawn below this, so that half of the range is left to count up in, and a client with a

@@ -7,11 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use crate::data_path::DataPath;
+use crate::data::path::DataPath;
+use crate::data::record::{self, Durability};
 use crate::event;
 use crate::payload::Payload;
 use crate::payload::{PayloadId, Status};
-use crate::record::{self, Durability};
 use crate::store::Store;
 
 /// Pause between two attempts: the first one, and the longest. Nothing is tried while nothing is owed.

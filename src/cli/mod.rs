@@ -1,5 +1,7 @@
 //! The command line: which command, with which flags. Values are checked in `settings`.
 
+pub mod health_probe;
+
 use std::ffi::OsString;
 
 use lexopt::{Arg, Parser, ValueExt as _};

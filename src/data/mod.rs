@@ -1,0 +1,9 @@
+//! What lies on the disk: DATA_PATH, the directories of payloads and their records. Nothing here acts by itself; `upkeep`
+//! does.
+
+pub mod directory;
+pub mod disk_error;
+pub mod ids;
+pub mod path;
+pub mod record;
+pub mod remove;

@@ -1,0 +1,5 @@
+//! What the machine says of itself, and who manages this program on it.
+
+pub mod load;
+pub mod rlimit;
+pub mod service_manager;
