@@ -14,8 +14,8 @@ use std::path::Path;
 use std::process::Command;
 
 use fuzz::archive;
+use fuzz::data::record;
 use fuzz::place::{clear, place};
-use fuzz::record;
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
 use rustix::fs::{

@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::Path;
 
+use fuzz::data::record::{self, FILE, Record, RecordError};
 use fuzz::payload::Status;
 use fuzz::place::place;
-use fuzz::record::{self, FILE, Record, RecordError};
 use libfuzzer_sys::fuzz_target;
 use miniserde::json::{self, Number, Value};
 
