@@ -1,5 +1,5 @@
-//! `loops bare|full --count N --dir DIR`: how fast payloads could run if nothing but the kernel's work were done, one
-//! after the other on one thread. `bare` spawns (by `posix_spawn` in std) and waits for a two-line sh script; `full` does
+//! `loops bare|full --count N --dir DIR`: how fast payloads could run if nothing but the kernel's work were done, on one
+//! thread a core, each one after the other. `bare` spawns (by `posix_spawn` in std) and waits for a two-line sh script; `full` does
 //! what a payload needs on disk, too: it makes the directory, writes its four files, spawns and waits; in the end it removes
 //! them all, since ext4 is slow to make files where some were just removed.
 
@@ -8,6 +8,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use bench::options::Options;
@@ -22,19 +24,39 @@ fn main() -> io::Result<()> {
     options.finish()?;
     let dir = Path::new(&dir);
     write_script(dir)?;
+    let run: fn(&Path, u32) -> io::Result<()> = match which.as_str() {
+        "bare" => |dir, _| bare(dir),
+        "full" => |dir, number| full(&dir.join(number.to_string())),
+        _ => return Err(io::Error::other(format!("{which} is neither bare nor full"))),
+    };
     let begun = Instant::now();
-    for number in 0..count {
-        match which.as_str() {
-            "bare" => bare(dir)?,
-            "full" => full(&dir.join(number.to_string()))?,
-            _ => return Err(io::Error::other(format!("{which} is neither bare nor full"))),
-        }
-    }
+    on_all_cores(count, |number| run(dir, number))?;
+    let took = begun.elapsed();
     if which == "full" {
         (0..count).try_for_each(|number| fs::remove_dir_all(dir.join(number.to_string())))?;
     }
-    result!(format!("{which}_loop_per_s"), f64::from(count) / begun.elapsed().as_secs_f64());
+    result!(format!("{which}_loop_per_s"), f64::from(count) / took.as_secs_f64());
     Ok(())
+}
+
+/// Whoever is free takes the next number, until all are done or one has failed.
+fn on_all_cores(count: u32, run: impl Fn(u32) -> io::Result<()> + Sync) -> io::Result<()> {
+    let next = AtomicU32::new(0);
+    let work = || {
+        loop {
+            match next.fetch_add(1, Ordering::Relaxed) {
+                number if number < count => run(number)?,
+                _ => return Ok(()),
+            }
+        }
+    };
+    let cores = thread::available_parallelism()?.get();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a loop panicked"))))
+    })
 }
 
 fn bare(dir: &Path) -> io::Result<()> {
