@@ -1,12 +1,14 @@
 //! Request bodies: by length or in chunks, read straight from the socket, and fed to a disk thread through a pipe.
 
 use std::io;
+use std::sync::Arc;
 
 use may::sync::mpsc::channel;
 
-use super::connection::Connection;
 use super::head::{self, Framing, Head};
+use super::pace::Pool;
 use super::pipe::{Reader, pipe};
+use super::wire::Wire;
 
 /// A chunk-size line or a trailer section longer than this is not believed (RFC 9112, section 7.1.1: bound extensions).
 const MAX_LINE_BYTES: usize = 4 * 1024;
@@ -19,7 +21,9 @@ const MAX_DRAIN_BYTES: u64 = 64 * 1024;
 
 /// The body of one request. Reading it is up to the service; what it leaves is drained or ends the connection.
 pub struct Body<'c> {
-    connection: &'c mut Connection,
+    wire: &'c mut Wire,
+    /// The disk threads for it.
+    uploads: &'c Arc<Pool>,
     state: State,
     /// The client waits for `100 Continue` before it sends the body.
     owes_continue: bool,
@@ -44,15 +48,15 @@ enum State {
 }
 
 impl<'c> Body<'c> {
-    pub(super) fn new(connection: &'c mut Connection, head: &Head) -> Self {
+    pub(super) fn new(wire: &'c mut Wire, uploads: &'c Arc<Pool>, head: &Head) -> Self {
         let (state, length) = match head.framing {
             Framing::None | Framing::Length(0) => (State::End, Some(0)),
             Framing::Length(length) => (State::Left(length), Some(length)),
             Framing::Chunked => (State::ChunkSize, None),
         };
         let owes_continue = head.expects_continue && state != State::End;
-        connection.begin_body();
-        Self { connection, state, owes_continue, length, is_announced: head.framing != Framing::None }
+        wire.begin_body();
+        Self { wire, uploads, state, owes_continue, length, is_announced: head.framing != Framing::None }
     }
 
     /// Whether the head announces a body at all, an empty one included.
@@ -83,7 +87,7 @@ impl<'c> Body<'c> {
             // Nobody waits if the coroutine is gone; then the result has no reader.
             let _ = result_tx.send(result);
         };
-        let pool = self.connection.uploads();
+        let pool = self.uploads;
         let mut waiting = Some(run);
         let mut start = || waiting.take().map(|run| pool.run(run));
         loop {
@@ -103,7 +107,7 @@ impl<'c> Body<'c> {
                     if writer.advance(count)
                         && let Some(turn) = start()
                     {
-                        self.connection.holds(Some(turn));
+                        self.wire.holds(Some(turn));
                     }
                 }
                 Err(error) => {
@@ -114,7 +118,7 @@ impl<'c> Body<'c> {
         }
         let _turn = start();
         let result = result_rx.recv().map_err(io::Error::other);
-        self.connection.holds(None);
+        self.wire.holds(None);
         result
     }
 
@@ -176,7 +180,7 @@ impl<'c> Body<'c> {
     fn read_up_to(&mut self, most: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.send_continue()?;
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(buffer.len());
-        let count = self.connection.read(&mut buffer[..most])?;
+        let count = self.wire.read(&mut buffer[..most])?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -186,12 +190,12 @@ impl<'c> Body<'c> {
     /// One line with its end.
     fn line(&mut self) -> io::Result<Vec<u8>> {
         self.send_continue()?;
-        self.connection.read_line(MAX_LINE_BYTES)
+        self.wire.read_line(MAX_LINE_BYTES)
     }
 
     fn send_continue(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.owes_continue) && self.connection.has_no_input() {
-            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        if std::mem::take(&mut self.owes_continue) && self.wire.unread().is_empty() {
+            self.wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")?;
         }
         Ok(())
     }
@@ -238,12 +242,12 @@ impl Rest {
     }
 
     /// Reads it away. Gives whether the next request can be told from this one.
-    pub(super) fn drain(self, connection: &mut Connection) -> bool {
+    pub(super) fn drain(self, wire: &mut Wire, uploads: &Arc<Pool>) -> bool {
         if self.state == State::End {
             return true;
         }
         let Self { state, owes_continue } = self;
-        let mut body = Body { connection, state, owes_continue, length: None, is_announced: true };
+        let mut body = Body { wire, uploads, state, owes_continue, length: None, is_announced: true };
         body.read_away().is_ok_and(|()| body.state == State::End)
     }
 }

@@ -11,6 +11,7 @@ mod pace;
 mod pipe;
 mod response;
 mod waiting;
+mod wire;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as ProbeListener};

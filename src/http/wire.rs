@@ -1,0 +1,220 @@
+//! One socket: buffered, paced and timed. What is a request and what is an answer is not known here.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
+use std::time::{Duration, Instant};
+
+use super::home::Stream;
+use super::pace::{Pace, Turn};
+use crate::sys;
+
+/// The read buffer of a waiting connection is on its stack and this small: most heads fit, and thousands of idle
+/// connections cost one stack page each.
+const FIRST_READ_BYTES: usize = 512;
+
+/// How long a client that is sent away may go on sending before its connection is cut. Cutting at once would make its
+/// kernel drop the response unread (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Timers are kept by their length: rounding keeps the number of different ones small.
+const TIMER_STEP_MS: u128 = 100;
+
+pub(super) struct Wire {
+    stream: Stream,
+    /// That a body or an answer may stand still.
+    stall_timeout: Duration,
+    /// Bytes that came with the head or the line before and belong to what follows.
+    input: Vec<u8>,
+    /// How much of `input` is used up.
+    used: usize,
+    read_timeout: Option<Duration>,
+    /// Of the body that is being read.
+    reading: Pace,
+    /// Of all that is written.
+    writing: Pace,
+    /// Bytes that the kernel had taken and the peer had not, where that is known of the start of a wait for room.
+    unsent: Option<u64>,
+    /// The disk thread of the transfer under way.
+    turn: Option<Turn>,
+}
+
+impl Wire {
+    pub(super) fn new(stream: Stream, stall_timeout: Duration) -> Self {
+        Self {
+            stream,
+            stall_timeout,
+            input: Vec::new(),
+            used: 0,
+            read_timeout: None,
+            reading: Pace::default(),
+            writing: Pace::default(),
+            unsent: None,
+            turn: None,
+        }
+    }
+
+    pub(super) fn prepare(&mut self) -> io::Result<()> {
+        // Responses are written whole or in full chunks: waiting for more would only add latency.
+        self.stream.set_nodelay(true)?;
+        // Half, for a look in between at what the peer takes: see `write`.
+        self.stream.set_write_timeout(Some(self.stall_timeout / 2))
+    }
+
+    /// The transfer under way holds this disk thread, or none.
+    pub(super) fn holds(&mut self, turn: Option<Turn>) {
+        self.turn = turn;
+    }
+
+    // --- reading
+
+    /// What has come and is not used up.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.input[self.used..]
+    }
+
+    /// Reads once, to the end of what is unread; `TimedOut` if nothing comes in that time.
+    pub(super) fn read_within(&mut self, time: Duration) -> io::Result<usize> {
+        let time = rounded(time).ok_or(io::ErrorKind::TimedOut)?;
+        self.set_read_timeout(time)?;
+        self.read_more()
+    }
+
+    /// Reads once, to the end of `input`. Nothing is allocated while it waits.
+    #[inline(never)]
+    fn read_more(&mut self) -> io::Result<usize> {
+        let mut first = [0; FIRST_READ_BYTES];
+        let count = self.stream.read(&mut first)?;
+        // Where no read ever ends with a request or a chunk, nothing else would let go of what is used up.
+        self.input.drain(..self.used);
+        self.used = 0;
+        self.input.extend_from_slice(&first[..count]);
+        Ok(count)
+    }
+
+    fn set_read_timeout(&mut self, timeout: Duration) -> io::Result<()> {
+        if self.read_timeout != Some(timeout) {
+            self.stream.set_read_timeout(Some(timeout))?;
+            self.read_timeout = Some(timeout);
+        }
+        Ok(())
+    }
+
+    pub(super) fn consume(&mut self, count: usize) {
+        self.used += count;
+        if self.used == self.input.len() {
+            // Given back, not kept: an idle connection has no buffer.
+            self.input = Vec::new();
+            self.used = 0;
+        }
+    }
+
+    /// Reads some bytes of a body: those that are here already, else from the socket.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let input = self.unread();
+        if input.is_empty() {
+            return self.read_paced(|wire| wire.stream.read(buffer));
+        }
+        let count = input.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&input[..count]);
+        self.consume(count);
+        Ok(count)
+    }
+
+    /// Reads up to and with the next line feed, `most` bytes at the most.
+    pub(super) fn read_line(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        loop {
+            let input = self.unread();
+            if let Some(end) = input.iter().position(|byte| *byte == b'\n') {
+                let line = input[..=end].to_vec();
+                self.consume(line.len());
+                return Ok(line);
+            }
+            if input.len() > most {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a line of the chunked body is too long",
+                ));
+            }
+            if self.read_paced(Self::read_more)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// A body begins, whose pace is not that of the one before.
+    pub(super) fn begin_body(&mut self) {
+        self.reading = Pace::default();
+    }
+
+    /// One read of a body from the socket; `TimedOut` where the body stands still or as good as still.
+    fn read_paced(&mut self, read: impl FnOnce(&mut Self) -> io::Result<usize>) -> io::Result<usize> {
+        let window = self.stall_timeout;
+        self.set_read_timeout(window)?;
+        let begun = Instant::now();
+        let count = read(self)?;
+        self.reading.add(begun.elapsed(), count as u64);
+        if count > 0 {
+            self.reading.judge_if_due(window, self.turn.as_mut())?;
+        }
+        Ok(count)
+    }
+
+    // --- writing
+
+    /// Writes all, unless the peer takes next to nothing of it. What it takes is seen by its acknowledgements: the kernel
+    /// says that there is room again only when a third of its buffer is free, and on a slow link that takes minutes.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let window = self.stall_timeout;
+        let mut left = bytes;
+        let mut wait = Pace::default();
+        while !left.is_empty() {
+            let begun = Instant::now();
+            match self.stream.write(left) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    left = &left[count..];
+                    // In part means that the buffer is full, and the next wait begins now.
+                    self.unsent = if left.is_empty() { None } else { Some(self.unsent_bytes()?) };
+                    wait = Pace::default();
+                    self.writing.add(begun.elapsed(), count as u64);
+                    self.writing.judge_if_due(window, self.turn.as_mut())?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    let unsent = self.unsent_bytes()?;
+                    let before = self.unsent.replace(unsent).unwrap_or(unsent);
+                    wait.add(begun.elapsed(), before.saturating_sub(unsent));
+                    wait.judge_if_due(window, self.turn.as_mut())?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn unsent_bytes(&self) -> io::Result<u64> {
+        sys::unsent_bytes(self.stream.inner().as_fd())
+    }
+
+    /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.
+    pub(super) fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER;
+        let mut scratch = [0; FIRST_READ_BYTES];
+        if self.stream.shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        while let Some(left) = rounded(deadline.saturating_duration_since(Instant::now())) {
+            match self.set_read_timeout(left).and_then(|()| self.stream.read(&mut scratch)) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Up to the next timer step; `None` if no time is left.
+fn rounded(left: Duration) -> Option<Duration> {
+    let steps = left.as_millis().div_ceil(TIMER_STEP_MS);
+    let ms = u64::try_from(steps * TIMER_STEP_MS).ok()?;
+    (ms > 0).then_some(Duration::from_millis(ms))
+}
