@@ -60,6 +60,14 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     if settings.db_path_given {
         event!(Info, "DB_PATH is ignored: the database is in memory");
     }
+    for (name, meant) in Settings::misspelt() {
+        event!(
+            Warn,
+            "a variable that is no setting is ignored: its name is nearly one",
+            name = name,
+            meant = meant
+        );
+    }
     let max_connections = rlimit::raise_descriptors(settings.max_connections);
     let data_path = DataPath::open(settings.data_path.as_deref())
         .map_err(|(path, error)| StartError::Setting(Settings::refuse_data_path(&path, &error)))?;
@@ -119,7 +127,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     };
     let address = SocketAddr::new(settings.host, settings.port);
     let server = Server::start(address, http_limits(settings, max_connections), api)
-        .map_err(|error| system(&format!("cannot listen on {address}"), &error))?;
+        .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
     tell_start(settings, &server, &data_path);
     let notifier = Notifier::from_environment();
     notifier.ready();

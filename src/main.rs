@@ -23,6 +23,7 @@ use std::process::ExitCode;
 
 use cli::Command;
 use client::{End, StartError};
+use log::ToValue as _;
 use settings::Settings;
 
 const FAILED: u8 = 1;
@@ -35,14 +36,14 @@ fn main() -> ExitCode {
         Ok(Command::Guard(flags)) => with_settings(&flags, guard),
         Ok(Command::Help) => print(&cli::help()),
         Ok(Command::Version) => print(concat!("job-orchestrator ", env!("CARGO_PKG_VERSION"), " (client)\n")),
-        Err(message) => complain(BAD_SETTING, &message),
+        Err(message) => complain(BAD_SETTING, Settings::log_format(&[]), &message),
     }
 }
 
 fn with_settings(flags: &[(String, std::ffi::OsString)], command: fn(&Settings) -> ExitCode) -> ExitCode {
     match Settings::read(flags) {
         Ok(settings) => command(&settings),
-        Err(error) => complain(BAD_SETTING, &error.to_string()),
+        Err(error) => complain(BAD_SETTING, Settings::log_format(flags), &error.to_string()),
     }
 }
 
@@ -51,15 +52,15 @@ fn client(settings: &Settings) -> ExitCode {
     match client::run(settings) {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::Aborted) => ExitCode::from(FAILED),
-        Err(StartError::Setting(message)) => complain(BAD_SETTING, &message),
-        Err(StartError::System(message)) => complain(FAILED, &message),
+        Err(StartError::Setting(message)) => complain(BAD_SETTING, settings.log_format, &message),
+        Err(StartError::System(message)) => complain(FAILED, settings.log_format, &message),
     }
 }
 
 fn health(settings: &Settings) -> ExitCode {
     match cli::health_probe::ask(settings) {
         Ok(()) => print("ok\n"),
-        Err(message) => complain(FAILED, &message),
+        Err(message) => complain(FAILED, settings.log_format, &message),
     }
 }
 
@@ -81,7 +82,12 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-fn complain(code: u8, message: &str) -> ExitCode {
+fn complain(code: u8, format: log::Format, message: &str) -> ExitCode {
+    if format == log::Format::Json {
+        log::init(log::Level::Error, format);
+        log::write(log::Level::Error, "job-orchestrator cannot go on", &[("error", message.to_value())]);
+        return ExitCode::from(code);
+    }
     // What was given stands in the message and may hold anything; the message stays on one line all the same.
     let message: String = message
         .chars()

@@ -34,18 +34,20 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
             Arg::Long(flag) => {
                 if !ALL.iter().any(|setting| setting.flag() == flag) {
-                    return Err(format!("--{flag} is not known: {}", known_flags()));
+                    return Err(unknown_flag(flag));
                 }
                 let flag = flag.to_owned();
                 let value = parser.value().map_err(|error| error.to_string())?;
                 flags.push((flag, value));
             }
             Arg::Short(flag) => return Err(format!("-{flag} is not known: {}", known_flags())),
+            Arg::Value(word) if word == "help" => return Ok(Command::Help),
             Arg::Value(word) if command.is_none() => {
                 command = Some(word.string().map_err(|error| error.to_string())?);
             }
             Arg::Value(word) => {
-                return Err(format!("{} is one word too many: {COMMANDS}", word.to_string_lossy()));
+                let word = word.to_string_lossy();
+                return Err(format!("{word} is one word too many: {HOW_TO_SET}"));
             }
         }
     }
@@ -58,7 +60,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     }
 }
 
-const COMMANDS: &str = "it is one of client, health; --help tells more";
+const COMMANDS: &str = "it is one of client, health, help";
+
+/// What was probably wanted by a word behind the command.
+const HOW_TO_SET: &str = "settings are given as flags (client --port 9000) or in the environment \
+                          (PORT=9000 job-orchestrator client); --help lists them";
+
+fn unknown_flag(flag: &str) -> String {
+    match settings::flag_meant_by(flag) {
+        Some(meant) => format!("--{flag} is not known: --{meant} is; --help lists all"),
+        None => format!("--{flag} is not known: {}", known_flags()),
+    }
+}
 
 fn known_flags() -> String {
     let flags: Vec<String> = ALL.iter().map(|setting| format!("--{}", setting.flag())).collect();
@@ -71,8 +84,9 @@ pub fn help() -> String {
         "job-orchestrator {}: the execution client of job-orchestrator for edge hosts\n\n\
          Usage: job-orchestrator client [flags]   serve: take files, run ./run.sh, hand back a ZIP\n\
          \x20      job-orchestrator health [flags]   ask the client on PORT; exit code 0 if it is well, else 1\n\
-         \x20      job-orchestrator --help | --version\n\n\
-         Settings (environment, flag, what it does, default); a flag wins:\n{}",
+         \x20      job-orchestrator help | --version\n\n\
+         Settings (environment, flag, what it does, default); a flag wins. Times: ms, s, m, h, d, or plain seconds;\n\
+         sizes: K, M, G, T of 1024, or plain bytes:\n{}",
         env!("CARGO_PKG_VERSION"),
         settings::help()
     )
@@ -94,6 +108,9 @@ mod tests {
         assert_eq!(parsed("health"), Ok(Command::Health(vec![])));
         assert_eq!(parsed("client --help"), Ok(Command::Help));
         assert_eq!(parsed("-V"), Ok(Command::Version));
+        for line in ["help", "help client", "client help"] {
+            assert_eq!(parsed(line), Ok(Command::Help), "{line}");
+        }
     }
 
     #[test]

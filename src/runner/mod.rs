@@ -27,6 +27,7 @@ use rustix::process::Signal;
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status, monotonic_ms};
+use crate::settings;
 use crate::store::Store;
 use crate::sys::{self, Exit};
 use crate::upkeep::record_writer::Records;
@@ -311,8 +312,8 @@ impl Work {
             match run.phase {
                 Phase::Running { .. } if stopping => overdue.push((run.id, STOPPED.to_owned())),
                 Phase::Running { until: Some(until) } if until <= now => {
-                    let limit_s = self.limits.time_limit.unwrap_or_default().as_secs();
-                    overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit_s} s")));
+                    let limit = settings::shown(self.limits.time_limit.unwrap_or_default());
+                    overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit}")));
                 }
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
                     processes::signal_tree(&tree, &known, Signal::KILL);

@@ -1,0 +1,310 @@
+//! All settings: their names and defaults (`table`), their units (`units`), and the one place that reads the environment for them.
+//! A flag wins over the environment; an empty value counts as not set. What comes out is checked and typed.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::value::{Error as WordError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer as _};
+
+use crate::log;
+
+mod misspelt;
+mod table;
+mod units;
+
+pub use table::{ALL, Setting, help};
+pub use units::shown;
+
+/// The shortest time where none is not accepted.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Ports below this one are the administrator's, where the system is as it comes.
+const FIRST_FREE_PORT: u16 = 1024;
+
+/// A value that is not accepted: one line for the person who set it.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("{source_name}={value} is not accepted: it takes {accepts}")]
+pub struct SettingError {
+    source_name: String,
+    value: String,
+    accepts: &'static str,
+}
+
+/// A value as it was given, by whom: `("--port", "9000")` or `("PORT", "9000")`.
+type Given = (String, OsString);
+
+/// The checked settings of a client.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Port to listen on; 0 for any.
+    pub port: u16,
+    /// Address to listen on.
+    pub host: IpAddr,
+    /// The given DATA_PATH; `None` leaves the choice to [`crate::data::path`].
+    pub data_path: Option<PathBuf>,
+    /// How long an ended payload, and then its row, is kept.
+    pub max_age: Duration,
+    /// How many payloads run at once.
+    pub max_jobs: usize,
+    /// How long a payload may run.
+    pub time_limit: Option<Duration>,
+    /// From SIGTERM to SIGKILL.
+    pub kill_grace: Duration,
+    /// What running payloads have when the client is stopped.
+    pub grace: Duration,
+    /// How many bytes the body of one upload may have; `u64::MAX` for any.
+    pub max_upload: u64,
+    /// How many payloads may wait for a slot.
+    pub max_queue: u32,
+    /// Bytes that uploads leave free.
+    pub min_free: u64,
+    /// Inodes that uploads leave free.
+    pub min_free_inodes: u64,
+    /// How many bytes the directory of a running payload may have; `None` for any.
+    pub max_disk: Option<u64>,
+    /// How many bytes of each output of a payload are kept; `None` for all.
+    pub max_log: Option<u64>,
+    /// How many threads compress one archive.
+    pub zip_threads: usize,
+    /// Whether a start takes up the payloads of the life before.
+    pub recover: bool,
+    /// Whether what was answered 200 survives a power cut.
+    pub durable: bool,
+    /// How many connections are served at once.
+    pub max_connections: usize,
+    /// In which a request's head must arrive.
+    pub head_timeout: Duration,
+    /// That a connection may wait for its next request.
+    pub idle_timeout: Duration,
+    /// That a transfer may stand still.
+    pub stall_timeout: Duration,
+    /// How much is logged.
+    pub log_level: log::Level,
+    /// How log lines are written.
+    pub log_format: log::Format,
+    /// Whether DB_PATH was given, which deserves a word in the log.
+    pub db_path_given: bool,
+}
+
+impl Settings {
+    /// From the flags of the command line (name without dashes, value) and the environment.
+    pub fn read(flags: &[(String, OsString)]) -> Result<Self, SettingError> {
+        Self::from_lookup(|setting| lookup(flags, setting))
+    }
+
+    fn from_lookup(lookup: impl Fn(&Setting) -> Option<Given>) -> Result<Self, SettingError> {
+        let reader = Reader { lookup: &lookup };
+        Ok(Self {
+            port: reader.value(&table::PORT, |text| text.parse().ok())?,
+            host: reader.value(&table::HOST, |text| text.parse().ok())?,
+            // A path need not be UTF-8.
+            data_path: lookup(&table::DATA_PATH).map(|(_, value)| PathBuf::from(value)),
+            max_age: reader.time(&table::MAX_AGE, SHORTEST)?,
+            max_jobs: match reader.given(&table::MAX_JOBS)? {
+                Some(_) => reader.number(&table::MAX_JOBS, 1..=65_535)?,
+                None => std::thread::available_parallelism().map_or(1, NonZero::get),
+            },
+            time_limit: Some(reader.time(&table::TIME_LIMIT, Duration::ZERO)?).filter(|time| !time.is_zero()),
+            kill_grace: reader.time(&table::KILL_GRACE, Duration::ZERO)?,
+            grace: reader.time(&table::GRACE, Duration::ZERO)?,
+            max_upload: reader.size(&table::MAX_UPLOAD)?.unwrap_or(u64::MAX),
+            max_queue: reader.number(&table::MAX_QUEUE, 1..=u32::MAX)?,
+            min_free: reader.size(&table::MIN_FREE)?.unwrap_or(0),
+            min_free_inodes: reader.value(&table::MIN_FREE_INODES, |text| text.parse().ok())?,
+            max_disk: reader.size(&table::MAX_DISK)?,
+            max_log: match reader.size(&table::MAX_LOG)? {
+                Some(1..1024) => return Err(reader.refused(&table::MAX_LOG)),
+                bytes => bytes,
+            },
+            zip_threads: reader.number(&table::ZIP_THREADS, 1..=64)?,
+            recover: reader.value(&table::RECOVER, switch)?,
+            durable: reader.value(&table::DURABLE, switch)?,
+            max_connections: reader.number(&table::MAX_CONNECTIONS, 1..=16_384)?,
+            head_timeout: reader.time(&table::HEAD_TIMEOUT, SHORTEST)?,
+            idle_timeout: reader.time(&table::IDLE_TIMEOUT, SHORTEST)?,
+            stall_timeout: reader.time(&table::STALL_TIMEOUT, SHORTEST)?,
+            log_level: reader.value(&table::LOG, word)?,
+            log_format: reader.value(&table::LOG_FORMAT, word)?,
+            db_path_given: lookup(&table::DB_PATH).is_some(),
+        })
+    }
+
+    /// The error for a DATA_PATH that turns out not to be usable.
+    pub fn refuse_data_path(path: &Path, why: &io::Error) -> String {
+        let accepts = table::DATA_PATH.accepts;
+        format!("DATA_PATH={} is not accepted: it takes {accepts} ({why})", path.display())
+    }
+
+    /// The error for an address that cannot be listened on.
+    pub fn refuse_address(address: SocketAddr, why: &io::Error) -> String {
+        let advice = match why.kind() {
+            io::ErrorKind::PermissionDenied if address.port() < FIRST_FREE_PORT => {
+                "; ports below 1024 are for root and CAP_NET_BIND_SERVICE: choose another PORT, such as 9000"
+            }
+            io::ErrorKind::AddrInUse => "; another program listens there: end it, or choose another PORT",
+            io::ErrorKind::AddrNotAvailable => "; this machine has no such address: choose another HOST",
+            _ => "",
+        };
+        format!("cannot listen on {address}: {why}{advice}")
+    }
+
+    /// Variables of the environment whose names are nearly those of settings, each with the one that was probably meant.
+    pub fn misspelt() -> Vec<(String, &'static str)> {
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        names.filter_map(|name| misspelt::meant_by(&name).map(|meant| (name, meant))).collect()
+    }
+
+    /// How errors are told that keep the settings from being read: what LOG_FORMAT says, as far as that can be told.
+    pub fn log_format(flags: &[(String, OsString)]) -> log::Format {
+        let given = lookup(flags, &table::LOG_FORMAT).and_then(|(_, value)| value.into_string().ok());
+        given.and_then(|text| word(&text)).unwrap_or(log::Format::Text)
+    }
+}
+
+/// The setting that a flag, without its dashes, was probably meant to be.
+pub fn flag_meant_by(flag: &str) -> Option<String> {
+    let meant = misspelt::meant_by(flag)?;
+    ALL.iter().find(|setting| setting.name == meant).map(Setting::flag)
+}
+
+/// What was given for a setting, and how. An empty value is none.
+fn lookup(flags: &[(String, OsString)], setting: &Setting) -> Option<Given> {
+    let flag = setting.flag();
+    let of_flag = flags.iter().rev().find(|(name, _)| *name == flag);
+    match of_flag {
+        Some((_, value)) => Some((format!("--{flag}"), value.clone())),
+        None => std::env::var_os(setting.name).map(|value| (setting.name.to_owned(), value)),
+    }
+    .filter(|(_, value)| !value.is_empty())
+}
+
+/// Reads values: what was given, else the default of the table.
+struct Reader<'a> {
+    lookup: &'a dyn Fn(&Setting) -> Option<Given>,
+}
+
+impl Reader<'_> {
+    fn given(&self, setting: &Setting) -> Result<Option<String>, SettingError> {
+        let Some((source_name, value)) = (self.lookup)(setting) else { return Ok(None) };
+        value.into_string().map(Some).map_err(|value| SettingError {
+            source_name,
+            value: value.to_string_lossy().into_owned(),
+            accepts: "text in UTF-8",
+        })
+    }
+
+    fn value<T>(&self, setting: &Setting, parse: impl FnOnce(&str) -> Option<T>) -> Result<T, SettingError> {
+        let given = self.given(setting)?;
+        parse(given.as_deref().unwrap_or(setting.default)).ok_or_else(|| self.refused(setting))
+    }
+
+    fn number<T: TryFrom<u32>>(
+        &self,
+        setting: &Setting,
+        range: RangeInclusive<u32>,
+    ) -> Result<T, SettingError> {
+        self.value(setting, |text| text.parse().ok().filter(|number| range.contains(number))?.try_into().ok())
+    }
+
+    fn time(&self, setting: &Setting, least: Duration) -> Result<Duration, SettingError> {
+        self.value(setting, |text| units::time(text).filter(|time| *time >= least))
+    }
+
+    /// Bytes; `None` for 0.
+    fn size(&self, setting: &Setting) -> Result<Option<u64>, SettingError> {
+        self.value(setting, units::size).map(|bytes| Some(bytes).filter(|bytes| *bytes > 0))
+    }
+
+    fn refused(&self, setting: &Setting) -> SettingError {
+        let (source_name, value) =
+            (self.lookup)(setting).unwrap_or_else(|| (setting.name.to_owned(), setting.default.into()));
+        SettingError { source_name, value: value.to_string_lossy().into_owned(), accepts: setting.accepts }
+    }
+}
+
+fn switch(text: &str) -> Option<bool> {
+    match text {
+        "on" => Some(true),
+        "off" => Some(false),
+        _ => None,
+    }
+}
+
+/// One of the words of an enum that serde knows.
+fn word<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let word: StrDeserializer<'_, WordError> = text.into_deserializer();
+    T::deserialize(word).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, value: &str) -> Result<Settings, SettingError> {
+        Settings::from_lookup(|setting| (setting.name == name).then(|| (name.to_owned(), value.into())))
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_name_and_value_and_rule() {
+        for (name, values) in [
+            ("PORT", &["abc", "65536", "-1", "80 "][..]),
+            ("HOST", &["localhost", "1.2.3"]),
+            ("MAX_AGE", &["0", "1.5", "1w", "4294967296"]),
+            ("MAX_JOBS", &["0", "65536", "x"]),
+            ("TIME_LIMIT", &["-1", "1H"]),
+            ("MAX_CONNECTIONS", &["0"]),
+            ("MAX_QUEUE", &["0", "-1"]),
+            ("MIN_FREE", &["16MB", "-1"]),
+            ("MAX_UPLOAD", &["1.5G", "2g"]),
+            ("MAX_LOG", &["1", "1023", "x"]),
+            ("ZIP_THREADS", &["0", "65", "all"]),
+            ("RECOVER", &["yes", "ON"]),
+            ("DURABLE", &["1"]),
+            ("LOG", &["verbose", "INFO"]),
+            ("LOG_FORMAT", &["xml"]),
+        ] {
+            for value in values {
+                let error = read(name, value).expect_err("accepted").to_string();
+                assert!(error.starts_with(&format!("{name}={value} is not accepted: it takes ")), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let settings = Settings::from_lookup(|_| None).expect("defaults");
+        assert_eq!(settings.port, 9000);
+        assert_eq!(settings.host.to_string(), "0.0.0.0");
+        assert_eq!(settings.max_age, Duration::from_secs(864_000));
+        assert_eq!(settings.grace, Duration::from_secs(20));
+        assert_eq!(settings.time_limit, None);
+        assert_eq!(settings.zip_threads, 1);
+        assert_eq!((settings.max_upload, settings.max_disk, settings.max_log), (u64::MAX, None, None));
+        assert_eq!((settings.min_free, settings.min_free_inodes), (16 * 1024 * 1024, 256));
+        assert!(settings.max_jobs >= 1);
+    }
+
+    #[test]
+    fn values_have_units() {
+        let settings = |name, value| read(name, value).expect("accepted");
+        assert_eq!(settings("MAX_UPLOAD", "2G").max_upload, 2 << 30);
+        assert_eq!(settings("MAX_LOG", "64K").max_log, Some(65_536));
+        assert_eq!(settings("MAX_AGE", "10d").max_age, Duration::from_secs(864_000));
+        assert_eq!(settings("TIME_LIMIT", "90m").time_limit, Some(Duration::from_secs(5400)));
+        assert_eq!(settings("KILL_GRACE", "250ms").kill_grace, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn the_help_names_every_setting_once() {
+        let help = help();
+        for setting in ALL {
+            assert_eq!(help.matches(&format!("--{} ", setting.flag())).count(), 1, "{}", setting.name);
+        }
+    }
+}

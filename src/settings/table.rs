@@ -1,0 +1,212 @@
+//! The table of all settings: names, defaults, what they take and do. Nothing here reads a value.
+
+use std::fmt::Write as _;
+
+/// One setting, as the help shows it.
+pub struct Setting {
+    /// Name in the environment; the flag is the same in lower case with dashes.
+    pub name: &'static str,
+    /// Default, in words where it is not one value.
+    pub default: &'static str,
+    /// What is accepted, as the error line says it.
+    pub accepts: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+impl Setting {
+    /// The flag without its dashes, such as `max-age`.
+    pub fn flag(&self) -> String {
+        self.name.to_lowercase().replace('_', "-")
+    }
+}
+
+const TIME: &str = "a time from 1ms, such as 90 or 90s, 500ms, 15m, 12h, 10d";
+const TIME_OR_NONE: &str = "a time, such as 0, 90 or 90s, 500ms, 15m, 12h, 10d";
+const SIZE: &str = "a number of bytes, such as 0, 1048576, 512K, 16M, 2G, 1T";
+
+pub(super) const PORT: Setting = Setting {
+    name: "PORT",
+    default: "9000",
+    accepts: "a port number, 0 to 65535",
+    help: "port to listen on; 0 picks a free one",
+};
+pub(super) const HOST: Setting = Setting {
+    name: "HOST",
+    default: "0.0.0.0",
+    accepts: "an IP address, such as 0.0.0.0, 127.0.0.1 or ::",
+    help: "address to listen on",
+};
+pub(super) const DATA_PATH: Setting = Setting {
+    name: "DATA_PATH",
+    default: "/opt/data, else ./data",
+    accepts: "a directory that can be made and written",
+    help: "where the payload directories are",
+};
+pub(super) const MAX_AGE: Setting =
+    Setting { name: "MAX_AGE", default: "10d", accepts: TIME, help: "how long an ended payload is kept" };
+pub(super) const MAX_JOBS: Setting = Setting {
+    name: "MAX_JOBS",
+    default: "usable CPUs",
+    accepts: "a whole number, 1 to 65535",
+    help: "payloads that run at once",
+};
+pub(super) const TIME_LIMIT: Setting = Setting {
+    name: "TIME_LIMIT",
+    default: "0",
+    accepts: TIME_OR_NONE,
+    help: "how long a payload may run; 0: no limit",
+};
+pub(super) const KILL_GRACE: Setting = Setting {
+    name: "KILL_GRACE",
+    default: "5s",
+    accepts: TIME_OR_NONE,
+    help: "time from SIGTERM to SIGKILL when a payload is ended",
+};
+pub(super) const GRACE: Setting = Setting {
+    name: "GRACE",
+    default: "20s",
+    accepts: TIME_OR_NONE,
+    help: "time that running payloads have when the client is stopped",
+};
+pub(super) const MAX_UPLOAD: Setting = Setting {
+    name: "MAX_UPLOAD",
+    default: "0",
+    accepts: SIZE,
+    help: "bytes that one upload may have; 0: no limit",
+};
+pub(super) const MAX_QUEUE: Setting = Setting {
+    name: "MAX_QUEUE",
+    default: "10000",
+    accepts: "a whole number, 1 to 4294967295",
+    help: "payloads that may wait for a slot",
+};
+pub(super) const MIN_FREE: Setting = Setting {
+    name: "MIN_FREE",
+    default: "16M",
+    accepts: SIZE,
+    help: "bytes that uploads leave free on the disk of DATA_PATH",
+};
+pub(super) const MIN_FREE_INODES: Setting = Setting {
+    name: "MIN_FREE_INODES",
+    default: "256",
+    accepts: "a whole number",
+    help: "inodes that uploads leave free there",
+};
+pub(super) const MAX_DISK: Setting = Setting {
+    name: "MAX_DISK",
+    default: "0",
+    accepts: SIZE,
+    help: "bytes that the directory of a running payload may have; 0: no limit",
+};
+pub(super) const MAX_LOG: Setting = Setting {
+    name: "MAX_LOG",
+    default: "0",
+    accepts: "0, or a number of bytes from 1024, such as 64K, 2M",
+    help: "bytes of standard output, and of standard error, that are kept: head and tail; 0: all",
+};
+pub(super) const ZIP_THREADS: Setting = Setting {
+    name: "ZIP_THREADS",
+    default: "1",
+    accepts: "a whole number, 1 to 64",
+    help: "threads that compress one archive",
+};
+pub(super) const RECOVER: Setting = Setting {
+    name: "RECOVER",
+    default: "on",
+    accepts: "one of on, off",
+    help: "whether a start takes up the payloads of the life before",
+};
+pub(super) const DURABLE: Setting = Setting {
+    name: "DURABLE",
+    default: "off",
+    accepts: "one of on, off",
+    help: "whether what was answered 200 survives a power cut",
+};
+pub(super) const MAX_CONNECTIONS: Setting = Setting {
+    name: "MAX_CONNECTIONS",
+    default: "4096",
+    accepts: "a whole number, 1 to 16384",
+    help: "connections served at once",
+};
+pub(super) const HEAD_TIMEOUT: Setting = Setting {
+    name: "HEAD_TIMEOUT",
+    default: "10s",
+    accepts: TIME,
+    help: "time in which a request's head must arrive",
+};
+pub(super) const IDLE_TIMEOUT: Setting = Setting {
+    name: "IDLE_TIMEOUT",
+    default: "75s",
+    accepts: TIME,
+    help: "time that a connection may wait for its next request",
+};
+pub(super) const STALL_TIMEOUT: Setting = Setting {
+    name: "STALL_TIMEOUT",
+    default: "60s",
+    accepts: TIME,
+    help: "time that a transfer may stand still",
+};
+pub(super) const LOG: Setting = Setting {
+    name: "LOG",
+    default: "info",
+    accepts: "one of error, warn, info, debug",
+    help: "how much is logged",
+};
+pub(super) const LOG_FORMAT: Setting = Setting {
+    name: "LOG_FORMAT",
+    default: "text",
+    accepts: "one of text, json",
+    help: "how log lines are written",
+};
+pub(super) const DB_PATH: Setting = Setting {
+    name: "DB_PATH",
+    default: "none",
+    accepts: "anything",
+    help: "accepted and ignored: the database is in memory",
+};
+
+/// Every setting, in the order of the help.
+pub const ALL: &[Setting] = &[
+    PORT,
+    HOST,
+    DATA_PATH,
+    MAX_AGE,
+    MAX_JOBS,
+    TIME_LIMIT,
+    KILL_GRACE,
+    GRACE,
+    MAX_UPLOAD,
+    MAX_QUEUE,
+    MIN_FREE,
+    MIN_FREE_INODES,
+    MAX_DISK,
+    MAX_LOG,
+    ZIP_THREADS,
+    RECOVER,
+    DURABLE,
+    MAX_CONNECTIONS,
+    HEAD_TIMEOUT,
+    IDLE_TIMEOUT,
+    STALL_TIMEOUT,
+    LOG,
+    LOG_FORMAT,
+    DB_PATH,
+];
+
+/// The table of settings for the help.
+pub fn help() -> String {
+    let mut text = String::new();
+    for setting in ALL {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "  {:<16} --{:<16} {} [{}]",
+            setting.name,
+            setting.flag(),
+            setting.help,
+            setting.default
+        );
+    }
+    text
+}
