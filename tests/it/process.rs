@@ -86,7 +86,14 @@ fn client_command(data: &Path) -> Command {
 
 #[test]
 fn help_and_version_go_to_standard_output_and_name_every_setting() {
-    for arguments in [&["--help"][..], &["-h"], &["client", "--help"], &["health", "--port", "1", "-h"]] {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["client", "--help"],
+        &["health", "--port", "1", "-h"],
+        &["help"],
+        &["help", "client"],
+    ] {
         let ended = run(arguments, &[("PORT", OsStr::new("bad"))]);
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
         for setting in SETTINGS {
@@ -113,13 +120,14 @@ fn a_mistake_on_the_command_line_ends_with_2_and_one_line_that_names_it() {
     for (arguments, named) in [
         (&["client", "--prot", "1"][..], "--prot is not known: the flags are --port, --host, "),
         (&["client", "--prot=1"], "--prot is not known"),
-        (&["client", "--Port", "1"], "--Port is not known"),
-        (&["client", "--max_age", "1"], "--max_age is not known"),
+        (&["client", "--Port", "1"], "--Port is not known: --port is"),
+        (&["client", "--max_age", "1"], "--max_age is not known: --max-age is"),
+        (&["client", "--max-job=3"], "--max-job is not known: --max-jobs is"),
         (&["client", "-p", "1"], "-p is not known"),
         (&["client", "--port"], "--port"),
         (&["health", "--prot", "1"], "--prot is not known"),
-        (&["server"], "server is not a command: it is one of client, health"),
-        (&["client", "now"], "now is one word too many"),
+        (&["server"], "server is not a command: it is one of client, health, help"),
+        (&["client", "9000"], "9000 is one word too many: settings are given as flags (client --port 9000)"),
         (&["client", "health"], "health is one word too many"),
         (&[], "a command is missing: it is one of client, health"),
     ] {
@@ -148,16 +156,20 @@ fn a_bad_value_ends_with_2_and_one_line_that_names_setting_and_value_and_rule() 
     for (name, values, rule) in [
         ("PORT", &["abc", "65536", "-1", "80 ", "0x50", "9000/tcp"][..], "a port number, 0 to 65535"),
         ("HOST", &["localhost", "1.2.3", "127.0.0.1:80", "[::1]"], "an IP address, such as 0.0.0.0"),
-        ("MAX_AGE", &["0", "-1", "1.5", "1d", "4294967296"], "whole seconds, 1 to 4294967295"),
+        ("MAX_AGE", &["0", "-1", "1.5", "1w", "4294967296"], "a time from 1ms, such as 90 or 90s"),
         ("MAX_JOBS", &["0", "-1", "65536", "two"], "a whole number, 1 to 65535"),
-        ("TIME_LIMIT", &["-1", "1h", "x"], "whole seconds, 0 to 4294967295"),
-        ("KILL_GRACE", &["-1", "x"], "whole seconds, 0 to 4294967295"),
-        ("GRACE", &["-1", "x"], "whole seconds, 0 to 4294967295"),
-        ("MAX_UPLOAD", &["-1", "1G", "1e9", "99999999999999999999"], "a whole number of bytes"),
+        ("TIME_LIMIT", &["-1", "1H", "x"], "a time, such as 0, 90 or 90s, 500ms, 15m"),
+        ("KILL_GRACE", &["-1", "x"], "a time, such as 0, 90"),
+        ("GRACE", &["-1", "x"], "a time, such as 0, 90"),
+        (
+            "MAX_UPLOAD",
+            &["-1", "1g", "1e9", "99999999999999999999"],
+            "a number of bytes, such as 0, 1048576, 512K",
+        ),
         ("MAX_CONNECTIONS", &["0", "16385", "many"], "a whole number, 1 to 16384"),
-        ("HEAD_TIMEOUT", &["0", "x"], "whole seconds, 1 to 4294967295"),
-        ("IDLE_TIMEOUT", &["0", "x"], "whole seconds, 1 to 4294967295"),
-        ("STALL_TIMEOUT", &["0", "x"], "whole seconds, 1 to 4294967295"),
+        ("HEAD_TIMEOUT", &["0", "x"], "a time from 1ms, such as 90"),
+        ("IDLE_TIMEOUT", &["0", "x"], "a time from 1ms, such as 90"),
+        ("STALL_TIMEOUT", &["0", "x"], "a time from 1ms, such as 90"),
         ("LOG", &["verbose", "INFO", "3"], "one of error, warn, info, debug"),
         ("LOG_FORMAT", &["xml", "JSON"], "one of text, json"),
     ] {
@@ -203,6 +215,73 @@ fn a_flag_wins_and_an_empty_value_is_none() {
     assert!(client.log().contains(" slots=3\n"), "{}", client.log());
     assert!(client.log().contains("/flag "), "{}", client.log());
     assert_eq!(client.get("/").status, 200);
+}
+
+/// The words of a line of the help: name, flag and default.
+fn help_line(line: &str) -> Option<(&str, &str)> {
+    let name = line.strip_prefix("  ")?.split(' ').next()?;
+    let (_, default) = line.strip_suffix(']')?.rsplit_once(" [")?;
+    line.contains(" --").then_some((name, default))
+}
+
+#[test]
+fn the_table_of_the_documents_has_the_settings_and_defaults_of_the_help() {
+    let help = run(&["help"], &[]).out;
+    let of_help: Vec<_> = help.lines().filter_map(help_line).collect();
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
+    let rows = document.lines().filter(|line| line.starts_with("| `")).map(|row| row.replace('`', ""));
+    let rows: Vec<_> = rows.collect();
+    let of_document = rows.iter().map(|row| {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        (cells.next().unwrap(), cells.next().unwrap())
+    });
+    assert_eq!(of_document.collect::<Vec<_>>(), of_help);
+    assert_eq!(of_help.iter().map(|line| line.0).collect::<Vec<_>>(), SETTINGS);
+}
+
+#[test]
+fn a_misspelt_setting_is_told_at_the_start_and_what_is_none_is_not() {
+    let client = Client::with(&[("MAX_JOB", "3"), ("MAX_JOBS", "2"), ("LANG", "C"), ("HOME", "/root")]);
+    let log = client.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("its name is nearly one")).collect();
+    assert!(matches!(told[..], [line] if line.ends_with(" name=MAX_JOB meant=MAX_JOBS")), "{log}");
+    assert!(log.contains(" slots=2\n"), "{log}");
+}
+
+#[test]
+fn errors_of_the_start_obey_the_log_format() {
+    let json = [("LOG_FORMAT", OsStr::new("json"))];
+    for (arguments, named) in [
+        (&["client", "--port=x"][..], "--port=x is not accepted"),
+        (&["client", "9000"], "9000 is one word too many"),
+        (&["client", "--data-path=/dev/null/x", "--port=0"], "DATA_PATH=/dev/null/x"),
+        (&["health", "--port=1", "--host=127.0.0.1"], "no client answers"),
+    ] {
+        let ended = run(arguments, &json);
+        let line: Object =
+            miniserde::json::from_str(ended.err.trim_end()).unwrap_or_else(|_| panic!("{ended:?}"));
+        let Some(Value::String(error)) = line.get("error") else { panic!("{ended:?}") };
+        assert!(error.starts_with(named) && ended.code != Some(0), "{ended:?}");
+    }
+    // A flag counts as well as the variable does.
+    let ended = run(&["client", "--log-format=json", "--port=x"], &[]);
+    assert!(ended.err.starts_with('{'), "{ended:?}");
+}
+
+#[test]
+fn an_address_that_cannot_be_had_says_what_to_do() {
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join("data");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    for (host, port, named) in [
+        ("127.0.0.1", &*port, "another program listens there: end it, or choose another PORT"),
+        ("192.0.2.1", "0", "this machine has no such address: choose another HOST"),
+    ] {
+        let path = format!("--data-path={}", data.display());
+        let ended = run(&["client", "--host", host, "--port", port, &path], &[]);
+        assert!(ended.code == Some(1) && ended.err.contains(named), "{ended:?}");
+    }
 }
 
 // --- start
