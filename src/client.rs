@@ -15,7 +15,7 @@ use crate::event;
 use crate::host::load::Load;
 use crate::host::rlimit;
 use crate::host::service_manager::Notifier;
-use crate::http::{self, Server, Waiting};
+use crate::http::{self, Listener, Server, Waiting};
 use crate::log::{self, Level, ToValue as _};
 use crate::payload::{MonotonicMs, monotonic_ms};
 use crate::runner::{self, Runner};
@@ -69,8 +69,18 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         );
     }
     let max_connections = rlimit::raise_descriptors(settings.max_connections);
+    // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
+    // has left is as it was.
+    let address = SocketAddr::new(settings.host, settings.port);
+    let listener = Listener::bind(address)
+        .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
     let data_path = DataPath::open(settings.data_path.as_deref())
         .map_err(|(path, error)| StartError::Setting(Settings::refuse_data_path(&path, &error)))?;
+    let found =
+        if settings.recover { recover::find(&data_path) } else { recover::find_leftovers(&data_path) };
+    let found = found.map_err(|error| system("cannot take up the payloads of DATA_PATH", &error))?;
+    let ids = Ids::open(data_path.lock_file(), found.highest_id(), settings.durable)
+        .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
     data_path.watch().map_err(|error| system("cannot watch DATA_PATH", &error))?;
     let waiting = Waiting::default();
     let woken = waiting.clone();
@@ -80,16 +90,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let records = Records::start(store.clone(), data_path.clone(), durability)
         .map_err(|error| system("cannot start the writer of records", &error))?;
     let remover = Remover::new(durability);
-    let recovered = if settings.recover {
-        recover::recover(&store, &data_path, &records, &remover, runner::end_strays)
-    } else {
-        recover::start_empty(&data_path, runner::end_strays).map_err(Into::into)
-    };
-    let recovered = recovered
-        .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
-    let ids = Ids::open(data_path.lock_file(), recovered.highest_id, settings.durable)
-        .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
-    retention::start(store.clone(), recovered.leftovers, settings.max_age, remover.clone())
+    let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let limits = runner::Limits {
         slots: settings.max_jobs,
@@ -98,7 +99,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         max_log: settings.max_log,
         has_successor: settings.recover,
     };
-    let runner = Runner::start(store.clone(), records.clone(), data_path.path(), limits)
+    let (runner, begin_to_run) = Runner::prepare(store.clone(), records.clone(), data_path.path(), limits)
         .map_err(|error| system("cannot start the runner", &error))?;
     if let Some(max_disk) = settings.max_disk {
         let ends = runner.clone();
@@ -106,6 +107,16 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
             .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     }
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
+    let notifier = Notifier::from_environment();
+    let watched = runner.clone();
+    let is_well = move || !watched.is_stuck();
+    notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
+    let leftovers = found
+        .take_up(&store, &data_path, &records, &remover, runner::end_strays)
+        .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
+    // Its thread waits for nothing else.
+    let _ = begin_to_clean.send(leftovers);
+    begin_to_run();
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {
         store: store.clone(),
@@ -125,15 +136,9 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         zip_threads: settings.zip_threads,
         draining: Arc::clone(&draining),
     };
-    let address = SocketAddr::new(settings.host, settings.port);
-    let server = Server::start(address, http_limits(settings, max_connections), api)
-        .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
+    let server = Server::start(listener, http_limits(settings, max_connections), api);
     tell_start(settings, &server, &data_path);
-    let notifier = Notifier::from_environment();
     notifier.ready();
-    let watched = runner.clone();
-    let is_well = move || !watched.is_stuck();
-    notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
     let end = drain(settings, &signals, &runner, &server, &store, &waiting, &draining);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Body, HttpError, Limits, Method, Request, Response, Server, Service};
+use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
@@ -155,7 +155,11 @@ fn server() -> SocketAddr {
             idle_timeout: PATIENCE,
             stall_timeout: PATIENCE,
         };
-        Server::start(([127, 0, 0, 1], 0).into(), limits, Recorder).expect("a port to listen on")
+        Server::start(
+            Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port to listen on"),
+            limits,
+            Recorder,
+        )
     };
     SERVER.get_or_init(start).address()
 }

@@ -91,6 +91,22 @@ pub trait Service: Send + Sync + 'static {
     fn call(&self, request: Request<'_, '_>) -> Response;
 }
 
+/// An address that is taken, and not served yet: peers wait in its queue.
+pub struct Listener {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Takes `address`. Starts the workers too, so that what [`Server::start`] needs is there.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        configure_coroutines();
+        let listener = bind_soon(address)?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+}
+
 /// A running server; cheap to clone.
 #[derive(Clone)]
 pub struct Server {
@@ -111,11 +127,9 @@ pub(crate) struct Shared {
 }
 
 impl Server {
-    /// Binds `address` and serves it from now on.
-    pub fn start(address: SocketAddr, limits: Limits, service: impl Service) -> io::Result<Self> {
-        configure_coroutines();
-        let listener = bind_soon(address)?;
-        let address = listener.local_addr()?;
+    /// Serves what the listener has taken from now on.
+    pub fn start(listener: Listener, limits: Limits, service: impl Service) -> Self {
+        let Listener { listener, address } = listener;
         let shared = Arc::new(Shared {
             limits,
             uploads: Arc::default(),
@@ -127,7 +141,7 @@ impl Server {
         let accepting = Arc::clone(&shared);
         let service = Arc::new(service);
         may::go!(move || accept(&listener, &accepting, &service));
-        Ok(Self { address, shared })
+        Self { address, shared }
     }
 
     /// The address it listens on, with the port that was picked.

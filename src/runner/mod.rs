@@ -86,9 +86,15 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// Starts the runner's thread. Makes this process the reaper of all its descendants
+    /// Starts the runner's thread, which does nothing before the function that is given beside the handle is called. Makes this
+    /// process the reaper of all its descendants
     /// (`PR_SET_CHILD_SUBREAPER`, Linux 3.4), so that what a payload leaves behind comes here and not to init.
-    pub fn start(store: Store, records: Records, data_path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn prepare(
+        store: Store,
+        records: Records,
+        data_path: &Path,
+        limits: Limits,
+    ) -> io::Result<(Self, impl FnOnce())> {
         if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
             // Not every emulation of Linux has it. Payloads run all the same.
             event!(
@@ -120,8 +126,18 @@ impl Runner {
             ends_under_way: Arc::default(),
             events: events.clone(),
         };
-        thread::Builder::new().name("runner".to_owned()).spawn(move || work.run(&inbox, &children))?;
-        Ok(Self { events, starter, busy_since })
+        let (begin, start) = mpsc::channel();
+        thread::Builder::new().name("runner".to_owned()).spawn(move || {
+            // An error is a start of the client that has failed.
+            if start.recv().is_ok() {
+                work.run(&inbox, &children);
+            }
+        })?;
+        let begin = move || {
+            // The thread waits for nothing else.
+            let _ = begin.send(());
+        };
+        Ok((Self { events, starter, busy_since }, begin))
     }
 
     /// Starts what waits as long as a slot is free: to be called after a payload was queued. May wait for the disk.

@@ -1,6 +1,8 @@
 //! What a start makes of the directories of the life before: the truth is on the disk, and each payload gets exactly one
 //! outcome. What had ended is as it was, what never started is queued again, what was cut off has `Failed`.
 
+use std::collections::HashSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::data::path::DataPath;
@@ -15,30 +17,29 @@ use crate::upkeep::retention::Remover;
 const CUT_OFF: &str =
     "the client was restarted while the payload ran, so it was ended and not run again; submit it anew";
 
-/// What was found.
+/// What the life before has left, read and not touched yet.
 #[derive(Debug, Default)]
-pub struct Recovered {
-    /// The highest id that is known.
-    pub highest_id: Option<PayloadId>,
+pub struct Found {
+    /// What had ended, and what waits.
+    payloads: Vec<Payload>,
+    /// What ran.
+    cut_off: Vec<Payload>,
+    /// Uploads that never came to their end.
+    unfinished: Vec<PathBuf>,
     /// Directories that no row knows; they go by age.
-    pub leftovers: Vec<PathBuf>,
+    leftovers: Vec<PathBuf>,
+    /// Something may still run there.
+    may_have_strays: bool,
 }
 
-/// Reads all records into the empty store. Call before the first payload comes in, with DATA_PATH locked: nobody but
-/// processes of the life before can be at work there, and `end_strays` ends these.
-pub fn recover(
-    store: &Store,
-    data_path: &DataPath,
-    records: &Records,
-    remover: &Remover,
-    end_strays: fn(&Path),
-) -> Result<Recovered, Box<dyn std::error::Error>> {
-    let mut found = Recovered::default();
-    let mut counts = Counts::default();
-    let mut cut_off = Vec::new();
+/// Reads all records. Call with DATA_PATH locked: nobody but processes of the life before can be at work there. Writes,
+/// removes and ends nothing, so that a start that fails later has changed nothing.
+pub fn find(data_path: &DataPath) -> io::Result<Found> {
+    let mut found = Found::default();
+    let mut ids = HashSet::new();
     for directory in data_path.directories()? {
         match record::load(&directory) {
-            Ok(payload) if store.get(payload.id)?.is_some() => {
+            Ok(payload) if !ids.insert(payload.id) => {
                 event!(
                     Error,
                     "two directories have one payload",
@@ -47,20 +48,11 @@ pub fn recover(
                 );
                 found.leftovers.push(directory);
             }
-            Ok(payload) => {
-                found.highest_id = found.highest_id.max(Some(payload.id));
-                if payload.status != Status::Prepared && payload.finished_at.is_none() {
-                    cut_off.push(payload);
-                } else {
-                    counts.count(&payload);
-                    store.restore(&payload)?;
-                }
+            Ok(payload) if payload.status != Status::Prepared && payload.finished_at.is_none() => {
+                found.cut_off.push(payload);
             }
-            Err(RecordError::Missing) => {
-                counts.unfinished_uploads += 1;
-                event!(Info, "half-received upload is removed", directory = directory.display());
-                remover.remove(&directory);
-            }
+            Ok(payload) => found.payloads.push(payload),
+            Err(RecordError::Missing) => found.unfinished.push(directory),
             Err(error) => {
                 event!(
                     Error,
@@ -72,25 +64,53 @@ pub fn recover(
             }
         }
     }
-    if !cut_off.is_empty() {
-        end_strays(data_path.path());
-    }
-    for payload in cut_off {
-        counts.count(&end(store, payload, records)?);
-    }
-    if counts != Counts::default() {
-        counts.tell();
-    }
+    found.may_have_strays = !found.cut_off.is_empty();
     Ok(found)
 }
 
-/// A start that takes nothing up: what is there goes by age, and nothing of it runs on.
-pub fn start_empty(data_path: &DataPath, end_strays: fn(&Path)) -> std::io::Result<Recovered> {
+/// For a start that takes nothing up: what is there goes by age, and nothing of it runs on.
+pub fn find_leftovers(data_path: &DataPath) -> io::Result<Found> {
     let leftovers = data_path.directories()?;
-    if !leftovers.is_empty() {
-        end_strays(data_path.path());
+    Ok(Found { may_have_strays: !leftovers.is_empty(), leftovers, ..Found::default() })
+}
+
+impl Found {
+    /// The highest id that is known.
+    pub fn highest_id(&self) -> Option<PayloadId> {
+        self.payloads.iter().chain(&self.cut_off).map(|payload| payload.id).max()
     }
-    Ok(Recovered { highest_id: None, leftovers })
+
+    /// Takes all up into the empty store, before the first payload comes in. `end_strays` ends the processes of the life before.
+    /// Gives the directories that no row knows.
+    pub fn take_up(
+        self,
+        store: &Store,
+        data_path: &DataPath,
+        records: &Records,
+        remover: &Remover,
+        end_strays: fn(&Path),
+    ) -> Result<Vec<PathBuf>, StoreError> {
+        let mut counts = Counts::default();
+        for payload in self.payloads {
+            counts.count(&payload);
+            store.restore(&payload)?;
+        }
+        for directory in &self.unfinished {
+            counts.unfinished_uploads += 1;
+            event!(Info, "half-received upload is removed", directory = directory.display());
+            remover.remove(directory);
+        }
+        if self.may_have_strays {
+            end_strays(data_path.path());
+        }
+        for payload in self.cut_off {
+            counts.count(&end(store, payload, records)?);
+        }
+        if counts != Counts::default() {
+            counts.tell();
+        }
+        Ok(self.leftovers)
+    }
 }
 
 /// Who was being killed is `Killed`, all others `Failed`.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -62,17 +62,20 @@ impl Remover {
     }
 }
 
-/// Starts the thread that cleans up. `leftovers` are directories of an earlier life that no row knows.
-pub fn start(store: Store, leftovers: Vec<PathBuf>, max_age: Duration, remover: Remover) -> io::Result<()> {
+/// Starts the thread that cleans up. It does nothing before it is sent the directories of an earlier life that no row knows.
+pub fn prepare(store: Store, max_age: Duration, remover: Remover) -> io::Result<mpsc::Sender<Vec<PathBuf>>> {
     let pause = (max_age / 8).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-    let mut cleaner = Cleaner { store, max_age, leftovers, remover };
+    let (begin, start) = mpsc::channel();
     thread::Builder::new().name("clean".to_owned()).spawn(move || {
+        // An error is a start of the client that has failed.
+        let Ok(leftovers) = start.recv() else { return };
+        let mut cleaner = Cleaner { store, max_age, leftovers, remover };
         loop {
             cleaner.clean();
             thread::sleep(if cleaner.remover.is_done() { pause } else { pause.min(RETRY_PAUSE) });
         }
     })?;
-    Ok(())
+    Ok(begin)
 }
 
 struct Cleaner {

@@ -7,6 +7,7 @@ mod bounds;
 mod client;
 mod disk;
 mod ending;
+mod failed_start;
 mod hostile;
 mod http;
 mod killing;

@@ -196,8 +196,9 @@ fn a_bad_value_stays_on_its_line_whatever_is_in_it() {
             // A path may be anything: this one cannot be made.
             let path = [b"/proc/", value].concat();
             let value = if name == "DATA_PATH" { &path } else { value };
-            let ended =
-                run(&["client"], &[(name, OsStr::from_bytes(value)), ("HOST", OsStr::new("127.0.0.1"))]);
+            // The address is taken before a path is looked at.
+            let address = [("PORT", OsStr::new("0")), ("HOST", OsStr::new("127.0.0.1"))];
+            let ended = run(&["client"], &[&address[..], &[(name, OsStr::from_bytes(value))]].concat());
             let line = ended.complaint(2);
             assert!(line.starts_with(&format!("{name}=")), "{ended:?}");
             assert!(!line.contains(char::is_control), "{ended:?}");
