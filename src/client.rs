@@ -56,6 +56,7 @@ pub enum End {
 pub fn run(settings: &Settings) -> Result<End, StartError> {
     // Before any thread is started: all inherit the mask.
     let signals = StopSignals::block().map_err(|error| system("cannot block signals", &error))?;
+    log::start().map_err(|error| system("cannot start the writer of the log", &error))?;
     sys::keep_descriptors_from_children().map_err(|error| system("cannot read /proc", &error))?;
     if settings.db_path_given {
         event!(Info, "DB_PATH is ignored: the database is in memory");

@@ -23,7 +23,6 @@ use std::process::ExitCode;
 
 use cli::Command;
 use client::{End, StartError};
-use log::ToValue as _;
 use settings::Settings;
 
 const FAILED: u8 = 1;
@@ -47,9 +46,19 @@ fn with_settings(flags: &[(String, std::ffi::OsString)], command: fn(&Settings) 
     }
 }
 
+fn set_up_log(settings: &Settings) {
+    log::init(log::Setup {
+        level: settings.log_level,
+        format: settings.log_format,
+        has_priorities: host::service_manager::is_read_by_journal(),
+    });
+}
+
 fn client(settings: &Settings) -> ExitCode {
-    log::init(settings.log_level, settings.log_format);
-    match client::run(settings) {
+    set_up_log(settings);
+    let end = client::run(settings);
+    log::flush();
+    match end {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::Aborted) => ExitCode::from(FAILED),
         Err(StartError::Setting(message)) => complain(BAD_SETTING, settings.log_format, &message),
@@ -67,6 +76,7 @@ fn health(settings: &Settings) -> ExitCode {
 fn guard(settings: &Settings) -> ExitCode {
     // What ends the client by a signal to its whole group must not end the guard before it.
     let signals = sys::StopSignals::block();
+    set_up_log(settings);
     let ended = settings.data_path.as_deref().map(runner::run_guard);
     drop(signals);
     match ended {
@@ -83,17 +93,6 @@ fn print(text: &str) -> ExitCode {
 }
 
 fn complain(code: u8, format: log::Format, message: &str) -> ExitCode {
-    if format == log::Format::Json {
-        log::init(log::Level::Error, format);
-        log::write(log::Level::Error, "job-orchestrator cannot go on", &[("error", message.to_value())]);
-        return ExitCode::from(code);
-    }
-    // What was given stands in the message and may hold anything; the message stays on one line all the same.
-    let message: String = message
-        .chars()
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect();
-    // If standard error is gone, the exit code has to do.
-    let _ = writeln!(std::io::stderr().lock(), "job-orchestrator: {message}");
+    log::complain(format, message);
     ExitCode::from(code)
 }

@@ -26,7 +26,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What does the work.
     ("archive", &["data"]),
     ("http", &["disk_threads", "event", "sys"]),
-    ("runner", &["data", "disk_threads", "event", "payload", "settings", "store", "sys", "upkeep"]),
+    ("runner", &["data", "disk_threads", "event", "log", "payload", "settings", "store", "sys", "upkeep"]),
     ("upload", &["data"]),
     // Who looks after it.
     ("upkeep", &["data", "event", "payload", "store"]),

@@ -20,7 +20,7 @@ pub mod disk_threads;
 #[path = "../../src/http/mod.rs"]
 pub mod http;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/log.rs"]
+#[path = "../../src/log/mod.rs"]
 pub mod log;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/payload.rs"]

@@ -196,7 +196,7 @@ impl Iterator for Pieces<'_> {
 
 /// What the sender is told; the cause goes to the log.
 fn refusal(api: &Api, error: &UploadError) -> HttpError {
-    let cause = std::error::Error::source(error).map_or_else(|| "-".to_owned(), ToString::to_string);
+    let cause = std::error::Error::source(error).map(ToString::to_string);
     let interrupted_by = match error {
         UploadError::ReadBody { source } => Some(source.kind()),
         _ => None,

@@ -79,6 +79,14 @@ impl Target {
     }
 }
 
+/// Whether what is written to standard error goes to the journal of systemd: JOURNAL_STREAM has its device and inode
+/// (systemd.exec(5)).
+pub fn is_read_by_journal() -> bool {
+    let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    let stderr = rustix::fs::fstat(io::stderr());
+    stderr.is_ok_and(|stderr| named.to_str() == Some(&format!("{}:{}", stderr.st_dev, stderr.st_ino)))
+}
+
 /// The watchdog's period, if it is meant for this process (sd_watchdog_enabled(3)).
 fn watchdog_period() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();

@@ -216,10 +216,10 @@ impl Ends {
                 "payload ended",
                 payload = id,
                 status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
-                exit_code = outcome.exit_code.map_or_else(|| "-".to_owned(), |code| code.to_string()),
-                signal = outcome.signal.map_or_else(|| "-".to_owned(), |signal| signal.to_string()),
+                exit_code = outcome.exit_code,
+                signal = outcome.signal,
                 wall_s = outcome.usage.wall_s,
-                error = outcome.error.as_deref().unwrap_or("-"),
+                error = outcome.error.as_deref(),
             ),
             Err(error) => event!(Error, "cannot note an end", payload = id, error = error.to_string()),
         }

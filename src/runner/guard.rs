@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::processes::{STRAYS_WAIT, end_strays};
 use crate::data::path::lock_soon;
 use crate::event;
+use crate::log;
 use crate::sys::{self, Command};
 
 /// This program, also where its file has been replaced or removed since (proc_pid_exe(5)).
@@ -68,10 +69,20 @@ fn spawn(data_path: &Path) -> io::Result<Guard> {
     };
     let data_path = CString::new(data_path.as_os_str().as_bytes())?;
     let stderr = io::stderr();
+    // It tells its lines as this process does.
+    let log = log::setup();
+    let format = match log.format {
+        log::Format::Text => c"--log-format=text",
+        log::Format::Json => c"--log-format=json",
+    };
+    let status = rustix::fs::fstat(&stderr).ok().filter(|_| log.has_priorities);
+    let journal = status.map(|status| format!("JOURNAL_STREAM={}:{}", status.st_dev, status.st_ino));
+    let journal = journal.map(CString::new).transpose()?;
+    let environment: Vec<&std::ffi::CStr> = journal.iter().map(CString::as_c_str).collect();
     let pid = sys::spawn(&Command {
         program: OWN_PROGRAM,
-        arguments: &[c"job-orchestrator", c"guard", c"--data-path", &data_path],
-        environment: &[],
+        arguments: &[c"job-orchestrator", c"guard", format, c"--data-path", &data_path],
+        environment: &environment,
         directory: c"/",
         stdio: [waits_on.as_fd(), output.as_fd(), stderr.as_fd()],
     })?;

@@ -11,6 +11,7 @@ mod failed_start;
 mod hostile;
 mod http;
 mod killing;
+mod logging;
 mod long_poll;
 mod network;
 mod process;
