@@ -115,7 +115,7 @@ impl Api {
             return Err(HttpError::new(
                 404,
                 "no_such_route",
-                "There is nothing at this path; see the README for the routes.",
+                "There is nothing at this path; see docs/routes.md for those there are.",
             ));
         };
         match (request.method, route) {
