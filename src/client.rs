@@ -96,6 +96,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let limits = runner::Limits {
         slots: settings.max_jobs,
         kill_grace: settings.kill_grace,
+        linger: settings.linger,
         time_limit: settings.time_limit,
         max_log: settings.max_log,
         has_successor: settings.recover,

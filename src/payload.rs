@@ -77,6 +77,39 @@ pub struct Usage {
     pub max_rss_bytes: u64,
 }
 
+/// How the processes ended that `run.sh` had left behind at its own end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, miniserde::Deserialize)]
+pub enum LeftOver {
+    /// Within LINGER, without a signal.
+    EndedItself,
+    /// By SIGTERM.
+    Terminated,
+    /// By SIGKILL.
+    Killed,
+}
+
+impl LeftOver {
+    /// How they ended, that `word` says.
+    pub fn from_word(word: &str) -> Result<Self, WordError> {
+        Self::deserialize(word.into_deserializer())
+    }
+
+    /// In words, for callers and the log.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::EndedItself => "ended by itself",
+            Self::Terminated => "ended by SIGTERM",
+            Self::Killed => "ended by SIGKILL",
+        }
+    }
+}
+
+impl fmt::Display for LeftOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// How a payload ended: what the runner tells the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -88,6 +121,8 @@ pub struct Outcome {
     pub signal: Option<i32>,
     /// Why, in one sentence, where the status does not say it all.
     pub error: Option<String>,
+    /// How those ended that it left behind, where it did.
+    pub left_over: Option<LeftOver>,
     /// What it used.
     pub usage: Usage,
 }
@@ -95,7 +130,14 @@ pub struct Outcome {
 impl Outcome {
     /// A payload whose `run.sh` never ran.
     pub fn not_started(status: Status, error: impl Into<String>) -> Self {
-        Self { status, exit_code: None, signal: None, error: Some(error.into()), usage: Usage::default() }
+        Self {
+            status,
+            exit_code: None,
+            signal: None,
+            error: Some(error.into()),
+            left_over: None,
+            usage: Usage::default(),
+        }
     }
 }
 
@@ -124,6 +166,8 @@ pub struct Payload {
     pub started_at: Option<UnixMs>,
     /// When it ended, or was given up before its start.
     pub finished_at: Option<UnixMs>,
+    /// How those ended that it left behind, where it did.
+    pub left_over: Option<LeftOver>,
     /// What it used; the wall clock runs on while it does.
     pub usage: Usage,
 }
@@ -165,6 +209,7 @@ impl Payload {
             created_at: now_ms(),
             started_at: None,
             finished_at: None,
+            left_over: None,
             usage: Usage::default(),
         }
     }
@@ -180,6 +225,7 @@ impl Payload {
         self.exit_code = outcome.exit_code;
         self.signal = outcome.signal;
         self.finished_at = Some(now_ms());
+        self.left_over = outcome.left_over;
         self.usage = outcome.usage;
         self
     }
@@ -190,7 +236,7 @@ impl Payload {
         if let (Some(started), None) = (self.started_at, self.finished_at) {
             usage.wall_s = seconds_between(started, now_ms());
         }
-        miniserde::json::to_string(&Wire {
+        let mut json = miniserde::json::to_string(&Wire {
             id: self.id,
             status: self.status,
             loc: &self.loc,
@@ -204,7 +250,31 @@ impl Payload {
             started_at: self.started_at.map(rfc3339),
             finished_at: self.finished_at.map(rfc3339),
             usage,
-        })
+        });
+        // A field that few payloads have, and that the servers do not know: it is not there where it says nothing.
+        if let Some(left_over) = self.left_over {
+            json.truncate(json.len() - 1);
+            json.extend([",\"left_over\":\"", left_over.in_words(), "\"}"]);
+        }
+        json
+    }
+}
+
+/// The name of a signal, such as `SIGKILL` or `SIGRTMIN+3`, as `kill -l` of most shells has it.
+pub fn signal_name(number: i32) -> String {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",
+        "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ",
+        "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    ];
+    /// The C library keeps the first two real-time signals to itself.
+    const FIRST_REAL_TIME: i32 = 34;
+    let name = usize::try_from(number - 1).ok().and_then(|index| NAMES.get(index));
+    match (name, number - FIRST_REAL_TIME) {
+        (Some(name), _) => format!("SIG{name}"),
+        (None, 0) => "SIGRTMIN".to_owned(),
+        (None, more @ 1..) => format!("SIGRTMIN+{more}"),
+        (None, _) => format!("signal {number}"),
     }
 }
 
@@ -276,6 +346,7 @@ mod tests {
             created_at: 1_795_493_400_000,
             started_at: Some(1_795_493_400_250),
             finished_at: Some(1_795_493_401_000),
+            left_over: None,
             usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
         };
         assert_eq!(
@@ -289,6 +360,22 @@ mod tests {
         );
         let waiting = Payload { pid: None, ..payload };
         assert!(waiting.to_json().contains(r#""pid":0,"#));
+        let left = Payload { left_over: Some(LeftOver::Terminated), ..waiting };
+        assert!(left.to_json().ends_with(r#""max_rss_bytes":4096},"left_over":"ended by SIGTERM"}"#));
+    }
+
+    #[test]
+    fn signals_have_the_names_that_a_shell_gives_them() {
+        for (number, name) in [
+            (1, "SIGHUP"),
+            (9, "SIGKILL"),
+            (31, "SIGSYS"),
+            (32, "signal 32"),
+            (34, "SIGRTMIN"),
+            (64, "SIGRTMIN+30"),
+        ] {
+            assert_eq!(signal_name(number), name);
+        }
     }
 
     #[test]

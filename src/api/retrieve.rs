@@ -27,12 +27,12 @@ pub(super) fn get(api: &Api, id: PayloadId, query: &str) -> Result<Response, Htt
     answer(api, &payload)
 }
 
-/// Not at all if the payload has ended or is unknown.
+/// Not at all if the payload has ended or is unknown. One that is being killed has not: its processes may still write.
 #[inline(never)]
 fn wait_for_end(api: &Api, id: PayloadId, most: Duration) {
-    let is_pending = || matches!(api.store.get(id), Ok(Some(payload)) if payload.status.is_pending());
-    if is_pending() {
-        api.waiting.wait(id, most, || !is_pending());
+    let has_ended = || !matches!(api.store.get(id), Ok(Some(payload)) if payload.finished_at.is_none());
+    if !has_ended() {
+        api.waiting.wait(id, most, has_ended);
     }
 }
 
@@ -52,7 +52,10 @@ fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
         Status::Completed => Ok(zip(api, payload, true)),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => {
-            api.store.set_told(payload.id)?;
+            // One that is being killed has yet to end: its result is still to be told.
+            if payload.finished_at.is_some() {
+                api.store.set_told(payload.id)?;
+            }
             Ok(Response::json(200, payload.to_json()))
         }
     }

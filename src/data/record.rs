@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::data::disk_error::is_full;
 use crate::data::remove::remove_tree;
-use crate::payload::{LAST_ID, LAST_MS, Payload, PayloadId, Status, UnixMs, Usage};
+use crate::payload::{LAST_ID, LAST_MS, LeftOver, Payload, PayloadId, Status, UnixMs, Usage};
 
 /// The record's name in a payload directory; the prefix is the client's (CONTRACT.md, "Files").
 pub const FILE: &str = ".orchestrator.payload";
@@ -77,6 +77,7 @@ pub struct Record {
     created_at: UnixMs,
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
+    left_over: Option<LeftOver>,
     usage: Usage,
 }
 
@@ -96,6 +97,7 @@ impl Record {
             created_at: payload.created_at,
             started_at: payload.started_at,
             finished_at: payload.finished_at,
+            left_over: payload.left_over,
             usage: payload.usage,
         }
     }
@@ -156,6 +158,7 @@ impl Record {
             created_at: self.created_at,
             started_at: self.started_at,
             finished_at: self.finished_at,
+            left_over: self.left_over,
             usage: self.usage,
         }
     }
@@ -331,6 +334,7 @@ mod tests {
             exit_code: Some(3),
             signal: None,
             error: Some("\"quoted\"\nand in two lines".to_owned()),
+            left_over: Some(LeftOver::Terminated),
             usage: Usage { wall_s: 0.1, user_s: 1e-9, system_s: 1234.5, max_rss_bytes: 1 << 40 },
         };
         let ended = running.clone().ended(&failed);

@@ -14,10 +14,10 @@ use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree};
 use super::start::Streams;
-use super::{ENDING_LOOK, Phase, Run, Work};
+use super::{Phase, Run, Work};
 use crate::data::record::{Durability, FileSystem};
 use crate::event;
-use crate::payload::{Outcome, Payload, PayloadId, Status, Usage, seconds};
+use crate::payload::{LeftOver, Outcome, Payload, PayloadId, Status, Usage, seconds, signal_name};
 use crate::store::{Store, StoreError};
 use crate::sys::{self, Exit, ExitResult};
 use crate::upkeep::record_writer::Records;
@@ -46,75 +46,73 @@ impl Work {
                 sys::reap(pid);
             }
         }
+        self.is_look_due |= reaped_any;
+        self.finish_ended_trees();
         if reaped_any {
             self.end_leftovers();
-            let now = Instant::now();
-            for run in &mut self.runs {
-                if let Phase::Ending { look_at, .. } = &mut run.phase {
-                    *look_at = now;
-                }
-            }
         }
     }
 
     fn reap_payload(&mut self, index: usize) {
         let run = &mut self.runs[index];
-        if matches!(run.phase, Phase::Running { .. }) {
-            // What is left of its process group must not outlive it. Before the reaping: until then the group's number
-            // cannot belong to anybody else.
-            processes::signal_group(run.pid, Signal::KILL);
-        }
         let Some(exit) = sys::reap(run.pid) else {
             return;
         };
-        if let Phase::Ending { exit: seen, .. } = &mut run.phase {
+        match &mut run.phase {
             // Its descendants still have until `kill_at`.
-            *seen = Some(exit);
-        } else {
-            let run = self.runs.swap_remove(index);
-            self.finish(run, exit);
+            Phase::Ending { exit: seen, .. } => *seen = Some(exit),
+            // Helpers of it may still write what it gave them: their input is closed now.
+            _ => run.phase = Phase::Lingering { until: Instant::now() + self.limits.linger, exit },
         }
     }
 
-    /// Sends SIGTERM to the tree of a payload and sets the moment of SIGKILL. A second call changes nothing.
-    pub(super) fn begin_end(&mut self, id: PayloadId) {
+    /// Ends a payload that the store has marked as killed.
+    pub(super) fn kill(&mut self, id: PayloadId) {
+        if self.begin_end(id) {
+            // Should the client die before its processes have ended, it was killed all the same. The disk may hang: SIGKILL must
+            // not wait for it.
+            self.ends.records.save_soon(id);
+        }
+    }
+
+    /// Sends SIGTERM to the tree of a payload and sets the moment of SIGKILL. A second call changes nothing. Gives whether there
+    /// was anything to do.
+    pub(super) fn begin_end(&mut self, id: PayloadId) -> bool {
         let kill_at = Instant::now() + self.limits.kill_grace;
         let known = self.known();
-        let running = |run: &&mut Run| run.id == id && matches!(run.phase, Phase::Running { .. });
-        if let Some(run) = self.runs.iter_mut().find(running) {
-            run.phase = Phase::Ending { kill_at, look_at: Instant::now(), exit: None };
-            processes::signal_tree(&run.tree(), &known, Signal::TERM);
-            // A stopped process cannot act on SIGTERM.
-            processes::signal_tree(&run.tree(), &known, Signal::CONT);
-        } else {
-            return;
-        }
-        // Should the client die before its processes have ended, it was killed all the same. The disk may hang: SIGKILL must not
-        // wait for it.
-        self.ends.records.save_soon(id);
+        let running = |run: &&mut Run| run.id == id && !matches!(run.phase, Phase::Ending { .. });
+        let Some(run) = self.runs.iter_mut().find(running) else { return false };
+        let exit = run.exit();
+        run.left_over = exit.map(|_| LeftOver::Terminated);
+        run.phase = Phase::Ending { kill_at, exit };
+        processes::signal_tree(&run.tree(), &known, Signal::TERM);
+        // A stopped process cannot act on SIGTERM.
+        processes::signal_tree(&run.tree(), &known, Signal::CONT);
+        true
     }
 
-    /// Finishes the payloads being ended of which no process is left. Each is looked for once in a while, not at every event.
+    /// Finishes the payloads whose `run.sh` is gone and of which no process is left. Nothing is asked where nothing has ended.
     pub(super) fn finish_ended_trees(&mut self) {
-        let now = Instant::now();
+        if !std::mem::take(&mut self.is_look_due) {
+            return;
+        }
         let known = self.known();
         let mut index = 0;
         while index < self.runs.len() {
             let run = &mut self.runs[index];
-            let tree = run.tree();
-            match &mut run.phase {
-                Phase::Ending { exit: Some(exit), look_at, .. } if *look_at <= now => {
-                    let exit = *exit;
-                    *look_at = now + ENDING_LOOK;
-                    if processes::any_left(&tree, &known) {
-                        index += 1;
-                    } else {
-                        let run = self.runs.swap_remove(index);
-                        self.finish(run, exit);
-                    }
-                }
-                _ => index += 1,
+            let Some(exit) = run.exit() else {
+                index += 1;
+                continue;
+            };
+            if !processes::any_left(&run.tree(), &known) {
+                let run = self.runs.swap_remove(index);
+                self.finish(run, exit);
+                continue;
             }
+            if matches!(run.phase, Phase::Lingering { .. }) {
+                run.left_over = Some(LeftOver::EndedItself);
+            }
+            index += 1;
         }
     }
 
@@ -158,10 +156,14 @@ impl Work {
             system_s: seconds(exit.system),
             max_rss_bytes: exit.max_rss_bytes,
         };
+        if let Some(left_over) = run.left_over {
+            event!(Info, "run.sh left processes behind", payload = run.id, left_over = left_over.in_words());
+        }
         self.launcher.end_outputs(&run.outputs);
         self.end(move |ends| {
             ends.keep_results(run.id, &run.directory, exit.result);
-            ends.note(run.id, &outcome_of(exit.result, usage));
+            let outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
+            ends.note(run.id, &outcome);
         });
     }
 
@@ -211,21 +213,23 @@ impl Ends {
     /// Notes the end of a payload, unless it had one.
     pub(super) fn note(&self, id: PayloadId, outcome: &Outcome) {
         match self.try_to_note(id, outcome) {
-            Ok(status) => event!(
+            // As the row has it: a kill has its own reason, and the signal is no news then.
+            Ok(noted) => event!(
                 Info,
                 "payload ended",
                 payload = id,
-                status = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string()),
+                status =
+                    noted.as_ref().map_or_else(|| "unknown".to_owned(), |noted| noted.status.to_string()),
                 exit_code = outcome.exit_code,
-                signal = outcome.signal,
+                signal = outcome.signal.map(signal_name),
                 wall_s = outcome.usage.wall_s,
-                error = outcome.error.as_deref(),
+                error = noted.as_ref().and_then(|noted| noted.error.as_deref()),
             ),
             Err(error) => event!(Error, "cannot note an end", payload = id, error = error.to_string()),
         }
     }
 
-    fn try_to_note(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Status>, StoreError> {
+    fn try_to_note(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
         let Some(payload) = self.store.get(id)? else { return Ok(None) };
         let ended = payload.ended(outcome);
         self.save(&ended);
@@ -234,7 +238,7 @@ impl Ends {
         if let Some(noted) = noted.as_ref().filter(|noted| noted.status != ended.status) {
             self.save(noted);
         }
-        Ok(noted.map(|noted| noted.status))
+        Ok(noted)
     }
 
     /// The result stands all the same: it is only the next life that will not know it, if that comes before the disk.
@@ -255,8 +259,17 @@ impl Run {
         }
     }
 
+    /// How `run.sh` has ended, once it has.
+    fn exit(&self) -> Option<Exit> {
+        match self.phase {
+            Phase::Running => None,
+            Phase::Lingering { exit, .. } => Some(exit),
+            Phase::Ending { exit, .. } => exit,
+        }
+    }
+
     fn has_exited(&self) -> bool {
-        matches!(self.phase, Phase::Ending { exit: Some(_), .. })
+        self.exit().is_some()
     }
 }
 
@@ -265,17 +278,14 @@ fn outcome_of(result: ExitResult, usage: Usage) -> Outcome {
         ExitResult::Code(0) => (Status::Completed, Some(0), None, None),
         ExitResult::Code(code) => (Status::Failed, Some(code), None, None),
         ExitResult::Signal(signal) => {
-            let error = match signal {
-                9 => {
-                    "run.sh was ended by signal 9 (SIGKILL); if nobody sent it, the system ran out of memory"
-                        .to_owned()
-                }
-                _ => format!("run.sh was ended by signal {signal}"),
-            };
+            let mut error = format!("run.sh was ended by {} (signal {signal})", signal_name(signal));
+            if signal == Signal::KILL.as_raw() {
+                error.push_str("; if nobody sent it, the system ran out of memory");
+            }
             (Status::Failed, None, Some(signal), Some(error))
         }
     };
-    Outcome { status, exit_code, signal, error, usage }
+    Outcome { status, exit_code, signal, error, left_over: None, usage }
 }
 
 /// Leaves the exit code beside the results, as a shell would name it (128 + signal). A payload that wrote the file
@@ -318,7 +328,7 @@ mod tests {
                 (outcome.status, outcome.exit_code, outcome.signal),
                 (Status::Failed, None, Some(signal))
             );
-            assert!(outcome.error.is_some_and(|error| error.contains(&signal.to_string())));
+            assert!(outcome.error.is_some_and(|error| error.contains(&signal_name(signal))));
         }
     }
 }

@@ -26,7 +26,7 @@ use rustix::process::Signal;
 
 use crate::disk_threads::Disk;
 use crate::event;
-use crate::payload::{Outcome, PayloadId, Status, monotonic_ms};
+use crate::payload::{LeftOver, Outcome, PayloadId, Status, monotonic_ms};
 use crate::settings;
 use crate::store::Store;
 use crate::sys::{self, Exit};
@@ -41,7 +41,7 @@ use starter::{Ready, Starter};
 pub use guard::run as run_guard;
 pub use processes::end_strays;
 
-/// How often the tree of a payload that is being ended is looked at, once `run.sh` itself is gone.
+/// How often SIGKILL is sent to the tree of a payload that is still there after it.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
 
 /// Starting or ending a payload takes milliseconds; a runner that is at it for so long hangs.
@@ -69,6 +69,8 @@ pub struct Limits {
     pub slots: usize,
     /// From SIGTERM to SIGKILL.
     pub kill_grace: Duration,
+    /// What processes have that `run.sh` leaves behind, until SIGTERM.
+    pub linger: Duration,
     /// How long a payload may run; `None` for as long as it likes.
     pub time_limit: Option<Duration>,
     /// How many bytes of each output of a payload are kept; `None` for all.
@@ -121,6 +123,7 @@ impl Runner {
             guard: None,
             drain: None,
             is_drained: false,
+            is_look_due: false,
             busy_since: Arc::clone(&busy_since),
             disk: Disk::with_a_thread()?,
             ends_under_way: Arc::default(),
@@ -183,17 +186,22 @@ struct Run {
     pid: u32,
     directory: Arc<Path>,
     started: Instant,
+    /// How long it may run.
+    limit: Option<Instant>,
     phase: Phase,
+    /// How those end that `run.sh` has left behind, where it has.
+    left_over: Option<LeftOver>,
     /// Where MAX_LOG bounds them.
     outputs: Vec<Arc<Output>>,
 }
 
 enum Phase {
-    /// `run.sh` runs, up to this moment at the most.
-    Running { until: Option<Instant> },
-    /// The tree has got SIGTERM and gets SIGKILL at `kill_at`; `exit` is there once `run.sh` itself is gone, and from then
-    /// on the rest of the tree is looked for at `look_at`.
-    Ending { kill_at: Instant, look_at: Instant, exit: Option<Exit> },
+    /// `run.sh` runs.
+    Running,
+    /// `run.sh` has ended. What it left behind has until then to end by itself.
+    Lingering { until: Instant, exit: Exit },
+    /// The tree has got SIGTERM and gets SIGKILL at `kill_at`; `exit` is there once `run.sh` itself is gone.
+    Ending { kill_at: Instant, exit: Option<Exit> },
 }
 
 /// The state of the runner's thread.
@@ -213,6 +221,9 @@ struct Work {
     drain: Option<(Instant, mpsc::Sender<()>)>,
     /// Whether the listener of `drain` has been told that nothing is left.
     is_drained: bool,
+    /// Whether a process has ended since the trees were looked at of which `run.sh` is gone. What is left of them are orphans,
+    /// and theirs: none can go unheard.
+    is_look_due: bool,
     busy_since: Arc<AtomicI64>,
     /// What waits for the disk, and how many ends are under way there.
     disk: Disk,
@@ -241,7 +252,7 @@ impl Work {
     }
 
     /// Sleeps until something happens or the next deadline comes.
-    fn sleep(&self, inbox: &Inbox<Event>, children: &OwnedFd) {
+    fn sleep(&mut self, inbox: &Inbox<Event>, children: &OwnedFd) {
         self.busy_since.store(0, Ordering::Relaxed);
         let left = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A time that does not fit is centuries away.
@@ -257,16 +268,16 @@ impl Work {
             thread::sleep(ENDING_LOOK);
         }
         // What it says of the first of them is not needed: all are looked for.
-        let _ = rustix::io::read(children, &mut [0; sys::CHILD_END_BYTES]);
+        self.is_look_due |= rustix::io::read(children, &mut [0; sys::CHILD_END_BYTES]).is_ok();
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         let of_runs = self.runs.iter().filter_map(|run| match run.phase {
-            Phase::Running { until } => until,
-            Phase::Ending { kill_at, exit: None, .. } => Some(kill_at),
-            Phase::Ending { kill_at, look_at, exit: Some(_) } => Some(kill_at.min(look_at)),
+            Phase::Running => run.limit,
+            Phase::Lingering { until, .. } => Some(run.limit.map_or(until, |limit| limit.min(until))),
+            Phase::Ending { kill_at, .. } => Some(kill_at),
         });
-        let any_running = self.runs.iter().any(|run| matches!(run.phase, Phase::Running { .. }));
+        let any_running = self.runs.iter().any(|run| !matches!(run.phase, Phase::Ending { .. }));
         let is_waited_for = any_running || (self.runs.is_empty() && !self.is_drained);
         let of_drain = self.drain.iter().filter(|_| is_waited_for).map(|drain| drain.0);
         of_runs.chain(of_drain).min()
@@ -275,7 +286,7 @@ impl Work {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Start(ready) => self.start(ready),
-            Event::Kill(id) => self.begin_end(id),
+            Event::Kill(id) => self.kill(id),
             Event::Drain(deadline, done) => {
                 self.starter.close();
                 self.drain = Some((deadline, done));
@@ -304,9 +315,9 @@ impl Work {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
                 event!(Info, "payload started", payload = id, pid = pid);
-                let until = self.limits.time_limit.map(|limit| started + limit);
-                let (phase, outputs) = (Phase::Running { until }, streams.outputs);
-                self.runs.push(Run { id, pid, directory, started, phase, outputs });
+                let limit = self.limits.time_limit.map(|limit| started + limit);
+                let (phase, outputs) = (Phase::Running, streams.outputs);
+                self.runs.push(Run { id, pid, directory, started, limit, phase, left_over: None, outputs });
             }
             Err(error) => self.end_unstarted(id, streams, error.outcome()),
         }
@@ -317,30 +328,39 @@ impl Work {
         self.strangers.extend(self.guard.as_ref().map(Guard::pid));
     }
 
-    /// Ends what has run too long, by its own limit or because the client stops; kills what did not heed SIGTERM.
+    /// Ends what has run too long, by its own limit or because the client stops, and what lingers too long; kills what did
+    /// not heed SIGTERM.
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         let known = self.known();
         let stopping = self.drain.as_ref().is_some_and(|drain| drain.0 <= now);
-        let mut overdue = Vec::new();
+        let (mut overdue, mut lingering) = (Vec::new(), Vec::new());
         for run in &mut self.runs {
             let tree = run.tree();
             match run.phase {
-                Phase::Running { .. } if stopping => overdue.push((run.id, STOPPED.to_owned())),
-                Phase::Running { until: Some(until) } if until <= now => {
+                Phase::Running | Phase::Lingering { .. } if stopping => {
+                    overdue.push((run.id, STOPPED.to_owned()));
+                }
+                Phase::Running | Phase::Lingering { .. } if run.limit.is_some_and(|limit| limit <= now) => {
                     let limit = settings::shown(self.limits.time_limit.unwrap_or_default());
                     overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit}")));
                 }
+                Phase::Lingering { until, .. } if until <= now => lingering.push(run.id),
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
                     processes::signal_tree(&tree, &known, Signal::KILL);
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
                     *kill_at = now + ENDING_LOOK;
+                    run.left_over = run.left_over.map(|_| LeftOver::Killed);
+                    self.is_look_due = true;
                 }
                 _ => {}
             }
         }
         for (id, reason) in overdue {
             self.mark_killed(id, &reason);
+            self.kill(id);
+        }
+        for id in lingering {
             self.begin_end(id);
         }
         self.finish_ended_trees();
@@ -350,7 +370,7 @@ impl Work {
         for index in 0..self.runs.len() {
             let id = self.runs[index].id;
             self.mark_killed(id, STOPPED);
-            self.begin_end(id);
+            self.kill(id);
             if let Phase::Ending { kill_at, .. } = &mut self.runs[index].phase {
                 *kill_at = Instant::now();
             }

@@ -67,22 +67,20 @@ pub(super) fn signal_tree(tree: &Tree, known: &[u32], signal: Signal) {
         signal_one(entry.pid, signal);
     }
     if signal == Signal::KILL {
-        is_without_lines(tree, known, Some(signal));
+        is_without_orphans(tree, known, Some(signal));
     }
 }
 
-/// Whether any process of a payload lives, zombies not counted. `known` are our children that are no orphans.
+/// Whether any process of a payload lives whose `run.sh` is reaped, zombies not counted. Each is an orphan then, and so our
+/// child, or descends from one. `known` are our children that are no orphans.
 pub(super) fn any_left(tree: &Tree, known: &[u32]) -> bool {
-    // The quick look comes first: while lines breed, each walk through /proc takes longer than the one before.
-    !is_without_lines(tree, known, None)
-        || members(tree, known).iter().any(|entry| !entry.is_zombie)
-        || !is_without_lines(tree, known, None)
+    !is_without_orphans(tree, known, None)
 }
 
-/// Whether nothing is left of a payload that forks its successor and is gone faster than /proc can be walked. Of such a line
-/// one process is our child at each moment, since its parent is gone, and the list of our children is one quick look.
+/// Whether no orphan is left of a payload, be it one that forks its successor and is gone faster than /proc can be walked. Of
+/// such a line one process is our child at each moment, since its parent is gone, and the list of our children is one quick look.
 /// With `signal`, what is met is sent it, again and again, until nothing comes after it.
-fn is_without_lines(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool {
+fn is_without_orphans(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool {
     for _ in 0..LINE_LOOKS {
         let mut is_line_seen = false;
         for pid in adopted(known) {
@@ -90,7 +88,7 @@ fn is_without_lines(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool 
             if sys::reap(pid).is_some() {
                 // It may have lived when the list was read, and its successor have come to us since.
                 is_line_seen = true;
-            } else if Origin::of(pid).is(tree.id, &tree.directory) {
+            } else if is_of(pid, tree) {
                 let Some(signal) = signal else { return false };
                 signal_one(pid, signal);
                 is_line_seen = true;
@@ -105,6 +103,13 @@ fn is_without_lines(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool 
         }
     }
     false
+}
+
+/// Whether an orphan is of this payload, by what it shows or by its session.
+fn is_of(pid: u32, tree: &Tree) -> bool {
+    Origin::of(pid).is(tree.id, &tree.directory)
+        || entry(pid)
+            .is_some_and(|entry| !entry.is_zombie && entry.pid != tree.root && entry.session == tree.root)
 }
 
 /// Signals one process group.

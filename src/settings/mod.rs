@@ -58,6 +58,8 @@ pub struct Settings {
     pub kill_grace: Duration,
     /// What running payloads have when the client is stopped.
     pub grace: Duration,
+    /// What processes have that `run.sh` leaves behind, until they are ended.
+    pub linger: Duration,
     /// How many bytes the body of one upload may have; `u64::MAX` for any.
     pub max_upload: u64,
     /// How many payloads may wait for a slot.
@@ -113,6 +115,7 @@ impl Settings {
             time_limit: Some(reader.time(&table::TIME_LIMIT, Duration::ZERO)?).filter(|time| !time.is_zero()),
             kill_grace: reader.time(&table::KILL_GRACE, Duration::ZERO)?,
             grace: reader.time(&table::GRACE, Duration::ZERO)?,
+            linger: reader.time(&table::LINGER, Duration::ZERO)?,
             max_upload: reader.size(&table::MAX_UPLOAD)?.unwrap_or(u64::MAX),
             max_queue: reader.number(&table::MAX_QUEUE, 1..=u32::MAX)?,
             min_free: reader.size(&table::MIN_FREE)?.unwrap_or(0),

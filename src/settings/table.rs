@@ -63,6 +63,12 @@ pub(super) const KILL_GRACE: Setting = Setting {
     accepts: TIME_OR_NONE,
     help: "time from SIGTERM to SIGKILL when a payload is ended",
 };
+pub(super) const LINGER: Setting = Setting {
+    name: "LINGER",
+    default: "2s",
+    accepts: TIME_OR_NONE,
+    help: "time that processes have which run.sh leaves behind",
+};
 pub(super) const GRACE: Setting = Setting {
     name: "GRACE",
     default: "20s",
@@ -175,6 +181,7 @@ pub const ALL: &[Setting] = &[
     MAX_JOBS,
     TIME_LIMIT,
     KILL_GRACE,
+    LINGER,
     GRACE,
     MAX_UPLOAD,
     MAX_QUEUE,

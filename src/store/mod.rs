@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::payload::{MonotonicMs, Payload, PayloadId, Status, Usage, monotonic_ms, now_ms};
+use crate::payload::{LeftOver, MonotonicMs, Payload, PayloadId, Status, Usage, monotonic_ms, now_ms};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -16,7 +16,7 @@ macro_rules! with_columns {
         concat!(
             $($sql,)*
             " id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
-            "wall_s, user_s, system_s, max_rss_bytes ",
+            "wall_s, user_s, system_s, max_rss_bytes, left_over ",
             $($rest)?
         )
     };
@@ -57,7 +57,7 @@ pub struct Counts {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
-    /// Told of each payload that is no longer pending.
+    /// Told of each payload that has ended.
     on_end: Arc<OnEnd>,
 }
 
@@ -70,7 +70,7 @@ struct Inner {
 }
 
 impl Store {
-    /// A new, empty database. `on_end` is called, with no lock held, with each payload that waits and runs no more.
+    /// A new, empty database. `on_end` is called, with no lock held, with each payload that has ended.
     pub fn open(on_end: impl Fn(PayloadId) + Send + Sync + 'static) -> Result<Self, StoreError> {
         let connection = Connection::open_in_memory()?;
         connection.execute_batch(SCHEMA)?;
@@ -139,10 +139,10 @@ impl Store {
         let sql = with_columns!(
             "UPDATE payload SET status = CASE status WHEN 'Running' THEN ?2 ELSE status END, ",
             "error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, ",
-            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, ended_clock = ?11 ",
+            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, ended_clock = ?11, left_over = ?12 ",
             "WHERE id = ?1 AND finished_at IS NULL RETURNING"
         );
-        let Payload { id, status, error, exit_code, signal, finished_at, usage, .. } = ended;
+        let Payload { id, status, error, exit_code, signal, finished_at, left_over, usage, .. } = ended;
         let params = params![
             id,
             status.to_string(),
@@ -155,6 +155,7 @@ impl Store {
             usage.system_s,
             clamped(usage.max_rss_bytes),
             monotonic_ms(),
+            left_over.map(|left_over| left_over.to_string()),
         ];
         let finished = self.lock().one(sql, params).optional()?;
         if let Some(payload) = &finished {
@@ -166,7 +167,7 @@ impl Store {
     /// Marks a payload that waits or runs as `Killed`, for `reason`. `None` if the id is unknown.
     pub fn kill(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
         let killed = self.mark_killed(id, reason)?;
-        if matches!(killed, Some(Killed::Running | Killed::Waiting(_))) {
+        if matches!(killed, Some(Killed::Waiting(_))) {
             (self.on_end)(id);
         }
         Ok(killed)
@@ -256,8 +257,8 @@ impl Store {
 impl Inner {
     fn insert(&mut self, payload: &Payload) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says; from here on it ages by the other clock.
         let ended_clock = payload.finished_at.map(|at| monotonic_ms() - (now_ms() - at).max(0));
@@ -280,6 +281,7 @@ impl Inner {
                 usage.system_s,
                 clamped(usage.max_rss_bytes),
                 ended_clock,
+                payload.left_over.map(|left_over| left_over.to_string()),
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared);
@@ -330,12 +332,19 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
             system_s: row.get(13)?,
             max_rss_bytes: u64::try_from(row.get::<_, i64>(14)?).unwrap_or(0),
         },
+        left_over: left_over_of(row.get_ref(15)?.as_str_or_null()?)?,
     })
 }
 
 fn status_of(word: &str) -> rusqlite::Result<Status> {
     Status::from_word(word).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn left_over_of(word: Option<&str>) -> rusqlite::Result<Option<LeftOver>> {
+    word.map(LeftOver::from_word).transpose().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(15, rusqlite::types::Type::Text, Box::new(error))
     })
 }
 
@@ -355,6 +364,7 @@ mod tests {
             exit_code: Some(0),
             signal: None,
             error: None,
+            left_over: None,
             usage: Usage::default(),
         };
         let payload = Payload::prepared(id, String::new()).ended(&outcome);
@@ -374,6 +384,7 @@ mod tests {
             exit_code: Some(3),
             signal: Some(9),
             error: Some("why".to_owned()),
+            left_over: Some(LeftOver::Killed),
             usage,
         };
         let ended = Payload {

@@ -12,6 +12,7 @@ CREATE TABLE payload (
     created_at    INTEGER NOT NULL,
     started_at    INTEGER,
     finished_at   INTEGER,
+    left_over     TEXT,    -- how those ended that it left behind
     ended_clock   INTEGER, -- when it ended, for its age
     cleaned_clock INTEGER,
     told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result

@@ -36,14 +36,29 @@ fn every_exit_code_comes_through() {
 #[test]
 fn a_signal_is_a_failure_and_is_told() {
     let client = Client::start();
-    for signal in [1, 2, 6, 9, 10, 11, 13, 15, 24, 31, 34] {
+    for (signal, name) in [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (6, "SIGABRT"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+        (24, "SIGXCPU"),
+        (31, "SIGSYS"),
+        (34, "SIGRTMIN"),
+    ] {
         let id = client.run(&format!("#!/bin/sh\nulimit -c 0\nkill -{signal} $$\nsleep 60\n"));
         let answer = client.ended(&id);
         assert_eq!(answer.json("status").as_deref(), Some("Failed"), "{}", answer.text());
         assert_eq!(answer.json("signal"), Some(signal.to_string()));
         assert_eq!(answer.json("exit_code").as_deref(), Some("null"));
         assert_eq!(answer.json("killed").as_deref(), Some("false"));
-        assert!(answer.json("error").unwrap().contains(&signal.to_string()), "{}", answer.text());
+        let error = answer.json("error").unwrap();
+        assert!(error.contains(name) && error.contains(&signal.to_string()), "{error}");
+        assert_eq!(error.contains("out of memory"), signal == 9, "{error}");
+        assert!(client.log().contains(&format!("signal={name} ")), "{}", client.log());
         let files = client.get(&format!("/retrieve_partial/{id}"));
         assert_eq!(files.file(".orchestrator.exit").trim(), (128 + signal).to_string());
     }
@@ -177,6 +192,87 @@ fn a_background_job_with_a_group_of_its_own_is_ended_with_its_payload() {
     wait_for("the end of all", || processes_of(&id).is_empty().then_some(()));
 }
 
+/// How scripts log, and how they compress what they print: by processes that `run.sh` does not wait for.
+#[test]
+fn what_helpers_of_a_script_still_write_at_its_end_is_in_the_result() {
+    let client = Client::with(&[("MAX_JOBS", "4"), ("LOG", "warn"), ("LINGER", "60")]);
+    let tee = "#!/bin/bash\nexec > >(tee out.log) 2>&1\necho hello\n";
+    let gzip = "#!/bin/bash\nseq 1 300000 > >(gzip > n.gz)\n";
+    let ids: Vec<_> = (0..20).map(|_| (client.run(tee), client.run(gzip))).collect();
+    for (tee, gzip) in ids {
+        let answer = client.ended(&tee);
+        assert_eq!(answer.file("out.log"), "hello\n");
+        assert_eq!(answer.file(".orchestrator.out"), "hello\n");
+        let packed = client.data.join("n.gz");
+        let (_, bytes) = client.ended(&gzip).files().into_iter().find(|(name, _)| name == "n.gz").unwrap();
+        fs::write(&packed, bytes).unwrap();
+        let unpacked = Command::new("gzip").arg("-dc").arg(&packed).output().unwrap();
+        assert!(unpacked.status.success(), "{unpacked:?}");
+        assert!(unpacked.stdout.ends_with(b"\n300000\n"));
+    }
+}
+
+#[test]
+fn the_row_and_the_log_say_how_those_ended_that_a_script_left_behind() {
+    let client = Client::with(&[("MAX_JOBS", "4"), ("LINGER", "1"), ("KILL_GRACE", "1")]);
+    for (left, how) in [
+        ("sleep 600 &", "ended by SIGTERM"),
+        ("setsid sleep 600 &", "ended by SIGTERM"),
+        (
+            "sh -c 'trap \"\" TERM; echo > deaf; sleep 600; sleep 600' & while ! [ -e deaf ]; do sleep 0.02; done",
+            "ended by SIGKILL",
+        ),
+        ("sleep 0.2 &", "ended by itself"),
+    ] {
+        let id = client.run(&format!("#!/bin/sh\n{left}\nexit 3\n"));
+        let answer = client.get(&format!("/retrieve/{id}?wait=60"));
+        assert_eq!(answer.json("left_over").as_deref(), Some(how), "{left}: {}", answer.text());
+        assert_eq!(answer.json("exit_code").as_deref(), Some("3"), "{left}: {}", answer.text());
+        let told = format!("run.sh left processes behind payload={id} left_over=\"{how}\"");
+        assert!(client.log().contains(&told), "{told}");
+        wait_for("the end of all", || processes_of(&id).is_empty().then_some(()));
+    }
+    let id = client.run("#!/bin/sh\nsleep 0.1 &\nwait\nexit 3\n");
+    let answer = client.ended(&id);
+    assert_eq!(answer.json("left_over"), None, "{}", answer.text());
+    assert!(!client.log().contains(&format!("left processes behind payload={id}")));
+}
+
+#[test]
+fn a_kill_a_time_limit_and_a_stop_end_what_lingers_and_say_so() {
+    let script = "#!/bin/sh\nsleep 600 &\necho > over\nexit 3\n";
+    let settings = [("LINGER", "600"), ("KILL_GRACE", "20"), ("TIME_LIMIT", "2"), ("GRACE", "0")];
+    let lingers = |client: &Client, id: &str| {
+        client.wait_for_file(id, "over");
+        // Its only process is the one that it left.
+        wait_for("the end of run.sh", || (processes_of(id).len() == 1).then_some(()));
+        assert_eq!(client.get(&format!("/retrieve/{id}")).json("status").as_deref(), Some("Running"));
+    };
+    let must_tell = |client: &Client, id: &str, reason: &str| {
+        let answer = client.ended(id);
+        assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
+        assert!(answer.json("error").unwrap().contains(reason), "{}", answer.text());
+        assert_eq!(answer.json("left_over").as_deref(), Some("ended by SIGTERM"), "{}", answer.text());
+        assert!(client.log().contains(&format!("run.sh left processes behind payload={id}")));
+    };
+    let client = Client::with(&settings);
+    let id = client.run(script);
+    must_tell(&client, &id, "TIME_LIMIT");
+
+    let client = Client::with(&settings[..2]);
+    let id = client.run(script);
+    lingers(&client, &id);
+    assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+    must_tell(&client, &id, "killed by request");
+
+    let mut client = Client::with(&[settings[0], settings[1], settings[3]]);
+    let id = client.run(script);
+    lingers(&client, &id);
+    client.signal("TERM");
+    must_tell(&client, &id, "the client was stopped");
+    assert_eq!(client.wait().code(), Some(0));
+}
+
 #[test]
 fn a_child_that_the_client_was_started_with_is_left_alone() {
     // A shell that becomes the client hands its background job over to it.
@@ -215,7 +311,7 @@ fn what_lies_in_the_way_of_the_exit_code_is_replaced_and_never_followed() {
 
 #[test]
 fn hundreds_of_payloads_leave_no_zombie_and_no_process() {
-    let client = Client::with(&[("MAX_JOBS", "8"), ("LOG", "warn")]);
+    let client = Client::with(&[("MAX_JOBS", "8"), ("LINGER", "0"), ("LOG", "warn")]);
     let ids: Vec<String> =
         (0..200).map(|_| client.run("#!/bin/sh\n(setsid sleep 0.01 &)\nsleep 600 &\nexit 1\n")).collect();
     for id in &ids {

@@ -162,6 +162,11 @@ fn kill_without_grace_is_by_force_at_once() {
     let (id, pids) = start(&client, script, &["pid"]);
     kill_and_wait(&client, &id);
     assert_gone(&pids);
+    let line = wait_for("the line of the end", || {
+        let log = client.log();
+        log.lines().find(|line| line.contains("payload ended")).map(str::to_owned)
+    });
+    assert!(line.contains("signal=SIGKILL ") && line.contains("error=\"killed by request\""), "{line}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, wait_for};
+use crate::client::{Client, processes_of, wait_for};
 use crate::wire;
 
 const UNTIL_GO: &str = "#!/bin/sh\necho > there\nwhile ! [ -e go ]; do sleep 0.01; done\n";
@@ -64,6 +64,26 @@ fn a_long_poll_hears_of_a_kill_of_a_payload_that_runs_or_waits() {
         assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
     }
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_long_poll_of_a_killed_payload_answers_when_its_last_process_is_gone() {
+    let script = "#!/bin/sh\ntrap '' TERM\necho > there\nwhile :; do echo x >> grows; sleep 0.01; done\n";
+    for settings in [[("KILL_GRACE", "1"), ("TIME_LIMIT", "0")], [("KILL_GRACE", "1"), ("TIME_LIMIT", "1")]] {
+        let client = Client::with(&settings);
+        let id = client.run(script);
+        client.wait_for_file(&id, "there");
+        let loc = client.loc(&id);
+        if settings[1].1 == "0" {
+            assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+        }
+        let answer = client.get(&format!("/retrieve/{id}?wait=60"));
+        let size = fs::metadata(loc.join("grows")).unwrap().len();
+        assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
+        assert_ne!(answer.json("finished_at").as_deref(), Some("null"), "{}", answer.text());
+        assert!(processes_of(&id).is_empty());
+        assert_eq!(fs::metadata(loc.join("grows")).unwrap().len(), size);
+    }
 }
 
 #[test]

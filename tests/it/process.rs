@@ -15,7 +15,7 @@ use miniserde::json::{Object, Value};
 use crate::client::{Client, binary, copy_program, wait_for};
 use crate::wire;
 
-const SETTINGS: [&str; 24] = [
+const SETTINGS: [&str; 25] = [
     "PORT",
     "HOST",
     "DATA_PATH",
@@ -23,6 +23,7 @@ const SETTINGS: [&str; 24] = [
     "MAX_JOBS",
     "TIME_LIMIT",
     "KILL_GRACE",
+    "LINGER",
     "GRACE",
     "MAX_UPLOAD",
     "MAX_QUEUE",
