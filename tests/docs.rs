@@ -153,12 +153,15 @@ fn the_figures_of_the_readme_are_those_of_the_benchmark() {
 }
 
 #[test]
-fn the_settings_of_the_readme_are_those_of_the_long_table() {
-    let (readme, all) = (read("README.md"), code_words(&read("docs/settings.md")));
+fn the_settings_of_the_readme_have_the_defaults_of_the_long_table() {
+    let (readme, all) = (read("README.md"), read("docs/settings.md"));
     let settings = readme.split("\n## Settings\n").nth(1).unwrap().split("\n## ").next().unwrap();
-    for row in settings.lines().filter(|line| line.starts_with("| `")) {
-        let name = row.split('`').nth(1).unwrap();
-        assert!(all.contains(name), "not in docs/settings.md: {name}");
+    let rows: Vec<&str> = settings.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(rows.len(), 10, "those that people need: {rows:#?}");
+    for row in rows {
+        // The name and the default; the README may say the rest in fewer words.
+        let start: String = row.split_inclusive('|').take(3).collect();
+        assert!(all.lines().any(|line| line.starts_with(&start)), "not in docs/settings.md: {start}");
     }
 }
 
@@ -203,12 +206,12 @@ fn every_decision_has_its_four_sections_and_its_line() {
             continue;
         }
         let text = fs::read_to_string(&path).unwrap();
-        let sections: Vec<&str> = text.lines().filter(|line| line.starts_with("## ")).collect();
-        assert_eq!(
-            sections,
-            ["## Context", "## Decision", "## Measured", "## What would change it"],
-            "docs/decisions/{name}"
-        );
+        let mut rest = text.as_str();
+        for section in ["Context", "Decision", "Measured", "What would change it"] {
+            let found = [format!("\n## {section}\n"), format!("\n**{section}.** ")];
+            let found = found.iter().find_map(|title| rest.split_once(title.as_str()));
+            rest = found.unwrap_or_else(|| panic!("docs/decisions/{name} has no {section:?} in its place")).1;
+        }
         assert!(index.contains(&format!("]({name})")), "docs/decisions/README.md does not list {name}");
     }
 }
