@@ -198,6 +198,23 @@ fn every_error_code_stands_in_the_routes_with_its_status() {
 }
 
 #[test]
+fn every_log_line_that_the_documents_name_is_one() {
+    let sources: Vec<String> =
+        files(&root().join("src"), "rs").iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut named = 0;
+    for path in files(&root().join("docs"), "md") {
+        let text = fs::read_to_string(&path).unwrap();
+        for rest in ["log: `", "log line `"].iter().flat_map(|before| text.split(before).skip(1)) {
+            let line = rest.split('`').next().unwrap();
+            let literal = format!("\"{line}\"");
+            assert!(sources.iter().any(|source| source.contains(&literal)), "{}: {line}", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 1, "the scan finds them");
+}
+
+#[test]
 fn every_decision_has_its_four_sections_and_its_line() {
     let index = read("docs/decisions/README.md");
     for path in files(&root().join("docs/decisions"), "md") {
