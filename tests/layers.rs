@@ -40,7 +40,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("log", &[]),
     ("payload", &[]),
     ("sys", &[]),
+    ("may_queue", &[]), // a crate of its own
 ];
+
+/// Where `unsafe` may be. The queue's is a pointer that `may` holds an entry by, as its interface wants it.
+const UNSAFE: &[&str] = &["sys.rs", "may_queue/mpsc_list_v1.rs"];
 
 const READS_ENVIRONMENT: &[&str] = &["var", "vars", "var_os", "vars_os", "set_var", "remove_var"];
 const ENVIRONMENT_READERS: &[&str] = &["settings/mod.rs", "runner/environment.rs", "host/service_manager.rs"];
@@ -59,7 +63,7 @@ fn violations(file: &str, text: &str) -> Vec<String> {
             found.push(format!("names the crate {name}"));
         }
     }
-    if file != "sys.rs" && tokens.contains(&"unsafe") {
+    if !UNSAFE.contains(&file) && tokens.contains(&"unsafe") {
         found.push("has unsafe code".to_owned());
     }
     if !is_in(ENVIRONMENT_READERS) && READS_ENVIRONMENT.iter().any(|name| has_path(&tokens, "env", name)) {
