@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use crate::api::{Api, Bounds};
+use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::ids::Ids;
 use crate::data::path::{DataPath, Free};
 use crate::data::record::Durability;
@@ -17,7 +18,6 @@ use crate::host::rlimit;
 use crate::host::service_manager::Notifier;
 use crate::http::{self, Listener, Server, Waiting};
 use crate::log::{self, Level, ToValue as _};
-use crate::payload::{MonotonicMs, monotonic_ms};
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
 use crate::store::Store;

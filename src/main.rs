@@ -5,6 +5,7 @@ mod api;
 mod archive;
 mod cli;
 mod client;
+mod clock;
 mod data;
 mod disk_threads;
 mod host;

@@ -2,28 +2,20 @@
 //! No storage, no process and no HTTP here.
 
 use std::fmt;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use miniserde::Serialize;
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as WordError;
 
+use crate::clock::{UnixMs, now_ms, system_time};
+
 /// A payload's number: counted up, never given twice, 1 to [`LAST_ID`].
 pub type PayloadId = u32;
 
 /// The largest id that is given: the servers keep ids in 32 bits, signed in places.
 pub const LAST_ID: PayloadId = (1 << 31) - 1;
-
-/// Milliseconds since the Unix epoch.
-pub type UnixMs = i64;
-
-/// The end of the year 9999, the last moment that RFC 3339 can write.
-pub const LAST_MS: UnixMs = 253_402_300_799_999;
-
-/// Milliseconds on the clock of [`monotonic_ms`].
-pub type MonotonicMs = i64;
 
 /// The closed set of status words that both server generations know.
 ///
@@ -278,19 +270,6 @@ pub fn signal_name(number: i32) -> String {
     }
 }
 
-/// The wall clock now.
-pub fn now_ms() -> UnixMs {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_epoch.map_or(0, |d| UnixMs::try_from(d.as_millis()).unwrap_or(UnixMs::MAX))
-}
-
-/// Milliseconds on a clock that only goes forward, for ages and waits: the wall clock of a board without a battery jumps by
-/// years when the network tells it the time.
-pub fn monotonic_ms() -> MonotonicMs {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    i64::try_from(START.elapsed().as_millis()).unwrap_or(i64::MAX)
-}
-
 /// Seconds from one moment to another; 0 where the clock was set back in between.
 pub fn seconds_between(from: UnixMs, to: UnixMs) -> f64 {
     let ms = u32::try_from(to.saturating_sub(from).max(0)).unwrap_or(u32::MAX);
@@ -306,14 +285,13 @@ pub fn seconds(duration: Duration) -> f64 {
 
 /// A moment in the form of RFC 3339, whole seconds, UTC.
 fn rfc3339(at: UnixMs) -> String {
-    // humantime panics beyond; a clock that has gone mad must not end the client.
-    let since_epoch = Duration::from_millis(u64::try_from(at.min(LAST_MS)).unwrap_or(0));
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_epoch).to_string()
+    humantime::format_rfc3339_seconds(system_time(at)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::LAST_MS;
 
     #[test]
     fn every_status_word_comes_back_as_itself() {

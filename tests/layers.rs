@@ -19,26 +19,33 @@ const CRATES: &[(&str, &[&str])] = &[
 /// Which rooms of this crate a room may name, itself aside. Arrows point down only. `event` is the macro of `log`.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("cli", &["settings"]),
-    ("client", &["api", "data", "disk_threads", "event", "host", "http", "log", "payload", "runner"]),
+    (
+        "client",
+        &["api", "clock", "data", "disk_threads", "event", "host", "http", "log", "payload", "runner"],
+    ),
     ("client", &["settings", "store", "sys", "upkeep"]),
     ("api", &["archive", "data", "disk_threads", "event", "host", "http", "payload", "runner", "store"]),
     ("api", &["upkeep", "upload"]),
     // What does the work.
-    ("archive", &["data"]),
-    ("http", &["disk_threads", "event", "sys"]),
-    ("runner", &["data", "disk_threads", "event", "log", "payload", "settings", "store", "sys", "upkeep"]),
+    ("archive", &["clock", "data"]),
+    ("http", &["clock", "disk_threads", "event", "sys"]),
+    (
+        "runner",
+        &["clock", "data", "disk_threads", "event", "log", "payload", "settings", "store", "sys", "upkeep"],
+    ),
     ("upload", &["data"]),
     // Who looks after it.
-    ("upkeep", &["data", "event", "payload", "store"]),
+    ("upkeep", &["clock", "data", "event", "payload", "store"]),
     // What it stands on.
-    ("data", &["event", "payload"]),
+    ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
     ("host", &["event"]),
     ("settings", &["log"]),
-    ("store", &["payload"]),
+    ("store", &["clock", "payload"]),
     // What all may know.
-    ("log", &[]),
-    ("payload", &[]),
+    ("log", &["clock"]),
+    ("payload", &["clock"]),
+    ("clock", &[]),
     ("sys", &[]),
     ("may_queue", &[]), // a crate of its own
 ];
@@ -71,6 +78,15 @@ fn violations(file: &str, text: &str) -> Vec<String> {
     }
     if file != "main.rs" && ["args", "args_os"].iter().any(|name| has_path(&tokens, "env", name)) {
         found.push("reads the arguments".to_owned());
+    }
+    if !file.ends_with("clock.rs") && !file.ends_with("tests.rs") {
+        // std has 32 bits for them where the machine has.
+        if has_path(&tokens, "SystemTime", "now") {
+            found.push("asks std for the time of day: crate::clock has it".to_owned());
+        }
+        if ["modified", "accessed"].iter().any(|name| tokens.contains(name)) {
+            found.push("asks std for the time of a file: rustix has it".to_owned());
+        }
     }
     if has_path(&tokens, "process", "exit") || has_path(&tokens, "process", "abort") {
         found.push("ends the process".to_owned());
@@ -323,6 +339,12 @@ fn the_scan_finds_what_is_against_the_rules() {
         ("api/retrieve.rs", "extern crate rawzip;", "names the crate rawzip"),
         ("http/pipe.rs", "type Z = flate2::Compression;", "names the crate flate2"),
         ("runner/start.rs", "fn f() { unsafe { g() } }", "has unsafe code"),
+        (
+            "store/mod.rs",
+            "fn f() { SystemTime::now(); }",
+            "asks std for the time of day: crate::clock has it",
+        ),
+        ("upkeep/quota.rs", "fn f() { meta.modified(); }", "asks std for the time of a file: rustix has it"),
         ("client.rs", "fn f() { std::process::exit(1) }", "ends the process"),
         ("main.rs", "use std::process::{Command, exit};", "ends the process"),
         ("runner/start.rs", "use std::env;\nfn f() { env::var_os(\"A\"); }", "reads the environment"),

@@ -6,6 +6,9 @@
 #[path = "../../src/archive/mod.rs"]
 pub mod archive;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
+#[path = "../../src/clock.rs"]
+pub mod clock;
+#[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/data"]
 pub mod data {
     pub mod directory;

@@ -19,13 +19,13 @@ mod window;
 
 pub use skipped::Skipped;
 
+use crate::clock;
 use block::{Block, Part};
 use content::content_of;
 use rawzip::CompressionMethod;
 use records::Head;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 use std::{mem, thread};
 use stream::ZipStream;
 use tree::Tree;
@@ -98,7 +98,7 @@ pub fn write_zip(
 
     let (input_bytes, skipped) = tree.into_input_bytes_and_skipped();
     if let Some(list) = skipped.as_text() {
-        let head = Head { name: SKIPPED_NAME, mode: SKIPPED_MODE, mtime_s: now_s() };
+        let head = Head { name: SKIPPED_NAME, mode: SKIPPED_MODE, mtime_s: clock::now_ms() / 1000 };
         zip.whole(&head, CompressionMethod::STORE, list.as_bytes(), content_of(list.as_bytes()))?;
     }
     let totals = zip.finish()?;
@@ -153,10 +153,4 @@ fn pack_pieces(
             block = next;
         }
     })
-}
-
-/// Seconds since 1970; a clock before that counts as 1970.
-fn now_s() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)
 }

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
+use std::time::UNIX_EPOCH;
 use tempfile::{TempDir, tempdir};
 
 /// One entry as rawzip reads it back, CRC and sizes verified.

@@ -13,9 +13,9 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
+use crate::clock::monotonic_ms;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::event;
-use crate::payload::monotonic_ms;
 
 const USUAL: &str = "/opt/data";
 const FALLBACK: &str = "./data";

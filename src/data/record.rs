@@ -10,9 +10,10 @@ use miniserde::{Deserialize, Serialize, json};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use crate::clock::{LAST_MS, UnixMs};
 use crate::data::disk_error::is_full;
 use crate::data::remove::remove_tree;
-use crate::payload::{LAST_ID, LAST_MS, LeftOver, Payload, PayloadId, Status, UnixMs, Usage};
+use crate::payload::{LAST_ID, LeftOver, Payload, PayloadId, Status, Usage};
 
 /// The record's name in a payload directory; the prefix is the client's (CONTRACT.md, "Files").
 pub const FILE: &str = ".orchestrator.payload";

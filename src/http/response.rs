@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
-use std::time::SystemTime;
 
 use super::HttpError;
+use crate::clock;
 
 /// Writes a body piece by piece on a disk thread. An error ends the connection before the body is complete, which is
 /// how HTTP tells a reader that something is missing.
@@ -94,7 +94,7 @@ pub(super) enum Ending {
 /// The head as it goes on the wire (RFC 9112, section 4).
 pub(super) fn head(status: u16, headers: &Headers, ending: Ending, connection: Option<&str>) -> String {
     let mut head = String::with_capacity(256);
-    let date = httpdate::HttpDate::from(SystemTime::now());
+    let date = httpdate::HttpDate::from(clock::system_time(clock::now_ms()));
     // Writing to a String cannot fail.
     let _ = write!(head, "HTTP/1.1 {} {}\r\nDate: {date}\r\n", status, reason(status));
     for (name, value) in headers {

@@ -7,9 +7,10 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::sync::OnceLock;
 use std::time::Duration;
-use std::time::SystemTime;
 
 use serde::Deserialize;
+
+use crate::clock::{self, UnixMs};
 
 /// How much is told. The order is the filter: a level lets itself and all before it through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -67,7 +68,7 @@ pub fn setup() -> Setup {
 pub fn start() -> io::Result<()> {
     writer::start(|number| {
         let fields = [("number", number.to_value())];
-        finished(Level::Warn, render(setup().format, SystemTime::now(), Level::Warn, DROPPED, &fields))
+        finished(Level::Warn, render(setup().format, clock::now_ms(), Level::Warn, DROPPED, &fields))
     })?;
     std::panic::set_hook(Box::new(|info| {
         let what = info.payload_as_str().unwrap_or("for no reason given");
@@ -159,7 +160,7 @@ pub fn enabled(level: Level) -> bool {
 
 /// Writes one event, whatever the level: the start line must not be filtered away.
 pub fn write(level: Level, event: &str, fields: &[(&str, Value<'_>)]) {
-    writer::put(finished(level, render(setup().format, SystemTime::now(), level, event, fields)));
+    writer::put(finished(level, render(setup().format, clock::now_ms(), level, event, fields)));
 }
 
 /// Tells why the program goes no further: one line, whatever stands in the message.
@@ -167,7 +168,7 @@ pub fn complain(format: Format, message: &str) {
     let line = match format {
         Format::Json => {
             let fields = [("error", message.to_value())];
-            render(format, SystemTime::now(), Level::Error, "job-orchestrator cannot go on", &fields)
+            render(format, clock::now_ms(), Level::Error, "job-orchestrator cannot go on", &fields)
         }
         Format::Text => format!("job-orchestrator: {}", visible(message)),
     };
@@ -189,14 +190,8 @@ fn finished(level: Level, mut line: String) -> String {
     line
 }
 
-fn render(
-    format: Format,
-    now: SystemTime,
-    level: Level,
-    event: &str,
-    fields: &[(&str, Value<'_>)],
-) -> String {
-    let time = humantime::format_rfc3339_millis(now);
+fn render(format: Format, now: UnixMs, level: Level, event: &str, fields: &[(&str, Value<'_>)]) -> String {
+    let time = humantime::format_rfc3339_millis(clock::system_time(now));
     let mut line = String::with_capacity(160);
     // Writing to a String cannot fail.
     let _ = match format {
@@ -276,7 +271,7 @@ mod tests {
     fn line(format: Format) -> String {
         render(
             format,
-            SystemTime::UNIX_EPOCH,
+            0,
             Level::Warn,
             "part refused",
             &[
@@ -310,7 +305,7 @@ mod tests {
             ("none", None::<i32>.to_value()),
             ("some", Some("-").to_value()),
         ];
-        let line = |format| render(format, SystemTime::UNIX_EPOCH, Level::Info, "told", &fields);
+        let line = |format| render(format, 0, Level::Info, "told", &fields);
         let (text, json) = (line(Format::Text), line(Format::Json));
         assert!(text.ends_with(r#" large=18446744073709551615 half=0.5 none=- some="-""#), "{text}");
         assert!(

@@ -6,5 +6,5 @@ pub mod mpsc_list_v1;
 
 /// A queue with one producer and one consumer. One for many producers will do: it is as safe, and costs a few ns more.
 pub mod spsc {
-    pub use crate::mpsc::Queue;
+    pub use super::mpsc::Queue;
 }

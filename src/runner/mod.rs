@@ -24,9 +24,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+use crate::clock::monotonic_ms;
 use crate::disk_threads::Disk;
 use crate::event;
-use crate::payload::{LeftOver, Outcome, PayloadId, Status, monotonic_ms};
+use crate::payload::{LeftOver, Outcome, PayloadId, Status};
 use crate::settings;
 use crate::store::Store;
 use crate::sys::{self, Exit};

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::payload::{LeftOver, MonotonicMs, Payload, PayloadId, Status, Usage, monotonic_ms, now_ms};
+use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
+use crate::payload::{LeftOver, Payload, PayloadId, Status, Usage};
 
 const SCHEMA: &str = include_str!("schema.sql");
 

@@ -1,16 +1,15 @@
 //! Retention: directories go MAX_AGE after the end of their payload, rows another MAX_AGE later.
 //! What waits or runs has no end and is never looked at; directories of an earlier life go by their own age.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
 use crate::data::record::{self, Durability};
 use crate::event;
-use crate::payload::{MonotonicMs, monotonic_ms};
 use crate::store::Store;
 
 /// The longest wait between two looks; short ages are looked after more often.
@@ -118,6 +117,6 @@ impl Cleaner {
 
 /// Time since the last change in the directory itself; `None` if it is gone.
 fn age(directory: &Path) -> Option<Duration> {
-    let modified = fs::symlink_metadata(directory).and_then(|metadata| metadata.modified()).ok()?;
-    Some(SystemTime::now().duration_since(modified).unwrap_or_default())
+    let modified_s = rustix::fs::lstat(directory).ok()?.st_mtime;
+    Some(Duration::from_secs(u64::try_from(now_ms() / 1000 - modified_s).unwrap_or(0)))
 }
