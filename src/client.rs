@@ -16,7 +16,7 @@ use crate::event;
 use crate::host::load::Load;
 use crate::host::rlimit;
 use crate::host::service_manager::Notifier;
-use crate::http::{self, Listener, Server, Waiting};
+use crate::http::{self, Listener, Server, Waiting, Watch};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
@@ -108,6 +108,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         quota::start(store.clone(), max_disk, move |id| ends.kill(id))
             .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     }
+    let watch = Watch::start().map_err(|error| system("cannot start the watch over waits", &error))?;
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
     let notifier = Notifier::from_environment();
     let watched = runner.clone();
@@ -136,9 +137,11 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
             min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
         },
         zip_threads: settings.zip_threads,
+        disk_timeout: settings.disk_timeout,
+        watch: watch.clone(),
         draining: Arc::clone(&draining),
     };
-    let server = Server::start(listener, http_limits(settings, max_connections), api);
+    let server = Server::start(listener, http_limits(settings, max_connections), watch, api);
     tell_start(settings, &server, &data_path);
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
@@ -160,6 +163,7 @@ fn http_limits(settings: &Settings, max_connections: usize) -> http::Limits {
         head_timeout: settings.head_timeout,
         idle_timeout: settings.idle_timeout,
         stall_timeout: settings.stall_timeout,
+        disk_timeout: settings.disk_timeout,
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service};
+use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service, Watch};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
@@ -154,10 +154,12 @@ fn server() -> SocketAddr {
             head_timeout: PATIENCE,
             idle_timeout: PATIENCE,
             stall_timeout: PATIENCE,
+            disk_timeout: PATIENCE,
         };
         Server::start(
             Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port to listen on"),
             limits,
+            Watch::start().expect("a thread"),
             Recorder,
         )
     };

@@ -39,5 +39,10 @@ pub(super) fn get(api: &Api) -> Response {
         waiting: counts.waiting,
         running: counts.running,
     };
-    Response::json(if is_well { 200 } else { 503 }, miniserde::json::to_string(&report))
+    let text = miniserde::json::to_string(&report);
+    if is_well {
+        Response::json(200, text)
+    } else {
+        Response::json(503, text).header("Retry-After", super::RETRY_AFTER_S.to_string())
+    }
 }

@@ -1,10 +1,15 @@
 //! `POST /kill/{id}`: ends a payload. The store decides at once; the runner ends the processes.
 
+use std::time::Duration;
+
 use super::{Api, unknown_id};
 use crate::event;
 use crate::http::{HttpError, Response, wait_for_disk};
 use crate::payload::{Payload, PayloadId};
 use crate::store::Killed;
+
+/// How long a kill waits for its note.
+const NOTE_WAIT: Duration = Duration::from_secs(2);
 
 #[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
@@ -26,7 +31,7 @@ pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
 /// Once this is answered, no later life of the client may start the payload.
 fn note(api: &Api, payload: Payload) -> Result<(), HttpError> {
     let (id, records) = (payload.id, api.records.clone());
-    let noted = wait_for_disk(&api.disk, move || records.save(&payload));
+    let noted = wait_for_disk(&api.disk, &api.watch, NOTE_WAIT, move || records.save(&payload));
     noted.flatten().map_err(|error| {
         event!(Error, "cannot write the record", payload = id, error = error);
         let message = "The payload is killed, but the client's disk failed and cannot be told yet: if the client is restarted \

@@ -10,18 +10,22 @@ mod submit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use crate::data::ids::Ids;
 use crate::data::path::{DataPath, Free};
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::host::load::Load;
-use crate::http::{HttpError, Method, Request, Response, Service, Waiting};
+use crate::http::{HttpError, Method, Request, Response, Service, Waiting, Watch};
 use crate::payload::{Payload, PayloadId};
 use crate::runner::Runner;
 use crate::store::{Store, StoreError};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::Remover;
+
+/// When asking again is worth while: a slot comes free, files are removed, or a disk answers again.
+const RETRY_AFTER_S: u32 = 5;
 
 /// What the handlers work with; cheap to clone.
 #[derive(Clone)]
@@ -48,6 +52,10 @@ pub struct Api {
     pub bounds: Bounds,
     /// How many threads compress one archive.
     pub zip_threads: usize,
+    /// How long a request waits for a disk that does not answer.
+    pub disk_timeout: Duration,
+    /// Ends waits by their time.
+    pub watch: Watch,
     /// Set when the client stops: no new payload is taken.
     pub draining: Arc<AtomicBool>,
 }
@@ -123,7 +131,7 @@ impl Api {
             (Method::Get, Route::Health) => Ok(health::get(self)),
             (Method::Get, Route::Ready) => Ok(ready::get(self)),
             (Method::Get, Route::Load) => Ok(load::get(self)),
-            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, request.query),
+            (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, &request),
             (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?),
             (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),

@@ -3,12 +3,9 @@
 
 use miniserde::Serialize;
 
-use super::Api;
+use super::{Api, RETRY_AFTER_S};
 use crate::data::path::Free;
 use crate::http::{HttpError, Response};
-
-/// When asking again is worth while: a slot comes free, or files are removed.
-const RETRY_AFTER_S: u32 = 5;
 
 #[derive(Serialize)]
 struct NotReady {

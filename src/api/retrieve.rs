@@ -11,28 +11,29 @@ use rustix::io::Errno;
 use super::Api;
 use crate::archive::{self, ArchiveError};
 use crate::event;
-use crate::http::{HttpError, Response};
+use crate::http::{Caller, HttpError, Request, Response};
 use crate::payload::{Payload, PayloadId, Status};
 
 /// The longest `?wait=`, in seconds: proxies on the way give up at about that.
 const MAX_WAIT_S: u64 = 300;
 
 #[inline(never)] // as all handlers: see `Api::answer`
-pub(super) fn get(api: &Api, id: PayloadId, query: &str) -> Result<Response, HttpError> {
-    let wait = wait_of(query)?;
+pub(super) fn get(api: &Api, id: PayloadId, request: &Request<'_, '_>) -> Result<Response, HttpError> {
+    let wait = wait_of(request.query)?;
     if !wait.is_zero() {
-        wait_for_end(api, id, wait);
+        wait_for_end(api, id, wait, &request.body.caller());
     }
     let payload = api.find(id)?;
     answer(api, &payload)
 }
 
-/// Not at all if the payload has ended or is unknown. One that is being killed has not: its processes may still write.
+/// Not at all if the payload has ended or is unknown. One that is being killed has not: its processes may still write. A caller
+/// that hangs up gives its connection back at once.
 #[inline(never)]
-fn wait_for_end(api: &Api, id: PayloadId, most: Duration) {
+fn wait_for_end(api: &Api, id: PayloadId, most: Duration, caller: &Caller<'_>) {
     let has_ended = || !matches!(api.store.get(id), Ok(Some(payload)) if payload.finished_at.is_none());
     if !has_ended() {
-        api.waiting.wait(id, most, has_ended);
+        api.waiting.wait(id, most, caller, has_ended);
     }
 }
 
@@ -49,7 +50,7 @@ fn wait_of(query: &str) -> Result<Duration, HttpError> {
 
 fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
     match payload.status {
-        Status::Completed => Ok(zip(api, payload, true)),
+        Status::Completed => zip(api, payload, true),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => {
             // One that is being killed has yet to end: its result is still to be told.
@@ -68,12 +69,15 @@ pub(super) fn get_partial(api: &Api, id: PayloadId) -> Result<Response, HttpErro
         Status::Cleaned => {
             Err(HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE."))
         }
-        _ => Ok(zip(api, &payload, false)),
+        _ => zip(api, &payload, false),
     }
 }
 
 /// `is_result`: with its last byte the payload is told.
-fn zip(api: &Api, payload: &Payload, is_result: bool) -> Response {
+fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpError> {
+    if let Some(since) = api.data_path.stuck_for() {
+        return Err(HttpError::disk_stuck(since));
+    }
     let (id, directory, looked_at) = (payload.id, PathBuf::from(&payload.loc), payload.loc.clone());
     let (spool, store, threads) = (api.data_path.path().to_owned(), api.store.clone(), api.zip_threads);
     let check = move || {
@@ -85,8 +89,8 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Response {
         write(id, &directory, &spool, threads, out)?;
         if is_result { store.set_told(id).map_err(io::Error::other) } else { Ok(()) }
     };
-    Response::streamed("application/zip", check, write)
-        .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\""))
+    Ok(Response::streamed("application/zip", check, write)
+        .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\"")))
 }
 
 /// A payload may have moved its directory away, put a link to elsewhere in its place, or closed it.

@@ -22,12 +22,7 @@ const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
     let boundary = check(api, request)?;
     let intake = api.clone();
-    let fed = request.body.feed(move |chunks| intake.take(chunks, &boundary));
-    // The disk thread ended without a result, which only a panic could do.
-    let taken = fed.map_err(|error| {
-        event!(Error, "upload lost", error = error);
-        HttpError::new(500, "upload_lost", "The upload was lost inside the client; send it again.")
-    })?;
+    let taken = request.body.feed(move |chunks| intake.take(chunks, &boundary))?;
     let payload = taken.map_err(|refused| refused.told(api))?;
     Ok(Response::json(200, payload.to_json()))
 }
@@ -69,6 +64,9 @@ impl Api {
             if let Some(error) = refused.of_the_disk() {
                 self.data_path.suspect(error);
             }
+            if matches!(refused, Refused::TooLate) {
+                event!(Warn, "upload undone: the disk took it too late", directory = directory.display());
+            }
             // Most often nothing is there any more. What was noted must not come back by a power cut: it is refused.
             self.remover.remove(&directory);
         })
@@ -79,14 +77,16 @@ impl Api {
             Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Note)?),
             Durability::Process => None,
         };
-        let pieces = Pieces { chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
+        let pieces =
+            Pieces { chunks: &mut *chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
         let received = upload::receive(pieces, boundary, directory).map_err(Refused::Upload)?;
-        self.queue(directory, received, file_system.as_ref())
+        self.queue(chunks, directory, received, file_system.as_ref())
     }
 
     /// The record is on the disk before anybody hears of the payload.
     fn queue(
         &self,
+        chunks: &Chunks,
         directory: &Path,
         received: Received,
         file_system: Option<&FileSystem>,
@@ -101,6 +101,9 @@ impl Api {
         record::save(&payload, self.records.durability()).map_err(Refused::Note)?;
         if file_system.is_some() {
             record::sync_directory(self.data_path.path()).map_err(Refused::Note)?;
+        }
+        if !chunks.claim() {
+            return Err(Refused::TooLate);
         }
         self.store.add(&payload, self.bounds.max_queue).map_err(Refused::Store)?;
         event!(Info, "payload queued", payload = id, files = received.files, bytes = received.bytes);
@@ -121,6 +124,8 @@ impl Api {
 enum Refused {
     Upload(UploadError),
     Draining,
+    /// The disk let it be done after its sender was told that it failed.
+    TooLate,
     Id(IdError),
     Note(io::Error),
     Store(StoreError),
@@ -137,7 +142,9 @@ impl Refused {
             )
             | Self::Note(source)
             | Self::Id(IdError::Mark(source)) => Some(source),
-            Self::Upload(_) | Self::Draining | Self::Id(IdError::UsedUp) | Self::Store(_) => None,
+            Self::Upload(_) | Self::Draining | Self::TooLate | Self::Id(IdError::UsedUp) | Self::Store(_) => {
+                None
+            }
         }
     }
 
@@ -146,6 +153,7 @@ impl Refused {
         match self {
             Self::Upload(error) => refusal(api, &error),
             Self::Draining => ready::draining(),
+            Self::TooLate => HttpError::disk_stuck(api.disk_timeout),
             Self::Id(IdError::UsedUp) => HttpError::new(
                 503,
                 "ids_used_up",

@@ -171,14 +171,20 @@ impl DataPath {
         Ok(found)
     }
 
+    /// Since when the disk has not answered, if it is known to hang.
+    pub fn stuck_for(&self) -> Option<Duration> {
+        let age_ms = monotonic_ms() - self.watch.checked_at.load(Ordering::Relaxed);
+        let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
+        (age > STUCK).then_some(age)
+    }
+
     /// Why no payload can be stored now, if so.
     pub fn trouble(&self) -> Option<String> {
-        let age_ms = monotonic_ms() - self.watch.checked_at.load(Ordering::Relaxed);
-        if age_ms > i64::try_from(STUCK.as_millis()).unwrap_or(i64::MAX) {
+        if let Some(age) = self.stuck_for() {
             return Some(format!(
                 "the disk of {} has not answered for {} s",
                 self.path.display(),
-                age_ms / 1000
+                age.as_secs()
             ));
         }
         self.watch.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 
-use may::sync::mpsc::channel;
-
+use super::Shared;
+use super::error::HttpError;
 use super::head::{self, Framing, Head};
-use super::pace::Pool;
 use super::pipe::{Reader, pipe};
+use super::reply::{Claim, Missing, reply};
+use super::watch::{Caller, Patience};
 use super::wire::Wire;
+use crate::event;
 
 /// A chunk-size line or a trailer section longer than this is not believed (RFC 9112, section 7.1.1: bound extensions).
 const MAX_LINE_BYTES: usize = 4 * 1024;
@@ -22,8 +24,7 @@ const MAX_DRAIN_BYTES: u64 = 64 * 1024;
 /// The body of one request. Reading it is up to the service; what it leaves is drained or ends the connection.
 pub struct Body<'c> {
     wire: &'c mut Wire,
-    /// The disk threads for it.
-    uploads: &'c Arc<Pool>,
+    shared: &'c Shared,
     state: State,
     /// The client waits for `100 Continue` before it sends the body.
     owes_continue: bool,
@@ -48,7 +49,7 @@ enum State {
 }
 
 impl<'c> Body<'c> {
-    pub(super) fn new(wire: &'c mut Wire, uploads: &'c Arc<Pool>, head: &Head) -> Self {
+    pub(super) fn new(wire: &'c mut Wire, shared: &'c Shared, head: &Head) -> Self {
         let (state, length) = match head.framing {
             Framing::None | Framing::Length(0) => (State::End, Some(0)),
             Framing::Length(length) => (State::Left(length), Some(length)),
@@ -56,12 +57,17 @@ impl<'c> Body<'c> {
         };
         let owes_continue = head.expects_continue && state != State::End;
         wire.begin_body();
-        Self { wire, uploads, state, owes_continue, length, is_announced: head.framing != Framing::None }
+        Self { wire, shared, state, owes_continue, length, is_announced: head.framing != Framing::None }
     }
 
     /// Whether the head announces a body at all, an empty one included.
     pub fn is_announced(&self) -> bool {
         self.is_announced
+    }
+
+    /// Who sends it.
+    pub fn caller(&self) -> Caller<'_> {
+        Caller::new(&self.shared.watch, Some(self.wire.socket()))
     }
 
     /// Its length, where the head tells it.
@@ -73,31 +79,40 @@ impl<'c> Body<'c> {
     /// breaks off or breaks the protocol, the error (`TimedOut`, `UnexpectedEof`, `InvalidData`, or the socket's own);
     /// it may stop early. It starts with the first full chunk or the end of the body, so that small uploads hold no
     /// thread while they arrive.
+    ///
+    /// Where it does not take a chunk, or end, within the time that a disk has, the error says so. It goes on by itself then, for
+    /// nobody: before it makes something for good it has to ask [`Chunks::claim`].
     pub fn feed<T: Send + 'static>(
         &mut self,
         job: impl FnOnce(&mut Chunks) -> T + Send + 'static,
-    ) -> io::Result<T> {
+    ) -> Result<T, HttpError> {
         let (mut writer, reader) = pipe(self.length);
-        let (result_tx, result_rx) = channel();
+        let (teller, asker) = reply();
+        let teller = Arc::new(teller);
         let run = move || {
-            let mut chunks = Chunks(reader);
+            if !teller.is_awaited() {
+                return;
+            }
+            let mut chunks = Chunks { reader, claim: Arc::clone(&teller) as Arc<dyn Claim> };
             let result = job(&mut chunks);
             // The pipe is closed before the result is told: who waits for the result has stopped feeding by then.
             drop(chunks);
-            // Nobody waits if the coroutine is gone; then the result has no reader.
-            let _ = result_tx.send(result);
+            if let Some(teller) = Arc::into_inner(teller) {
+                teller.tell(result);
+            }
         };
-        let pool = self.uploads;
+        let shared = self.shared;
+        let mut patience = Patience::new(&shared.watch, shared.limits.disk_timeout);
         let mut waiting = Some(run);
-        let mut start = || waiting.take().map(|run| pool.run(run));
+        let mut start = || waiting.take().map(|run| shared.uploads.run(run));
         loop {
             if self.state == State::End {
                 // Known before there is anything to read: no room is made for it.
                 writer.finish();
                 break;
             }
-            // Without space the job wants no more; its result tells why.
-            let Ok(space) = writer.space() else { break };
+            // Without space the job wants no more, and its result tells why; or it has come to a halt.
+            let Ok(space) = writer.space_within(Some(&mut patience)) else { break };
             match self.read(space) {
                 Ok(0) => {
                     writer.finish();
@@ -116,10 +131,20 @@ impl<'c> Body<'c> {
                 }
             }
         }
-        let _turn = start();
-        let result = result_rx.recv().map_err(io::Error::other);
+        if let Some(turn) = start() {
+            self.wire.holds(Some(turn));
+        }
+        let result = asker.wait(&mut patience);
+        let has_begun = self.wire.is_served();
         self.wire.holds(None);
-        result
+        result.map_err(|missing| match missing {
+            Missing::Late if has_begun => HttpError::disk_stuck(shared.limits.disk_timeout),
+            Missing::Late => HttpError::no_thread(shared.limits.disk_timeout),
+            Missing::Lost => {
+                event!(Error, "upload lost: its disk thread ended without a result");
+                HttpError::new(500, "upload_lost", "The upload was lost inside the client; send it again.")
+            }
+        })
     }
 
     /// Reads some bytes; 0 at the end.
@@ -242,24 +267,35 @@ impl Rest {
     }
 
     /// Reads it away. Gives whether the next request can be told from this one.
-    pub(super) fn drain(self, wire: &mut Wire, uploads: &Arc<Pool>) -> bool {
+    pub(super) fn drain(self, wire: &mut Wire, shared: &Shared) -> bool {
         if self.state == State::End {
             return true;
         }
         let Self { state, owes_continue } = self;
-        let mut body = Body { wire, uploads, state, owes_continue, length: None, is_announced: true };
+        let mut body = Body { wire, shared, state, owes_continue, length: None, is_announced: true };
         body.read_away().is_ok_and(|()| body.state == State::End)
     }
 }
 
 /// The chunks of a body as the disk thread gets them.
-pub struct Chunks(Reader);
+pub struct Chunks {
+    reader: Reader,
+    claim: Arc<dyn Claim>,
+}
+
+impl Chunks {
+    /// Whether the sender still waits for what becomes of this body. If so, he does to the end from now on: there must be nothing
+    /// left to do that may hang. If not, he has been told that it failed.
+    pub fn claim(&self) -> bool {
+        self.claim.claim()
+    }
+}
 
 impl Iterator for Chunks {
     type Item = io::Result<super::Chunk>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Iterator::next(&mut self.0)
+        Iterator::next(&mut self.reader)
     }
 }
 

@@ -11,6 +11,7 @@ use super::head::{self, Head};
 use super::home::Stream;
 use super::pipe::{LAST_CHUNK, pipe};
 use super::response::{self, Ending, Headers, Payload, Response, Streamed};
+use super::watch::Patience;
 use super::wire::Wire;
 use super::{Request, Service, Shared};
 use crate::event;
@@ -108,7 +109,7 @@ impl Connection {
         let shared = Arc::clone(&self.shared);
         let _in_flight = InFlight::enter(&shared);
         let begun = Instant::now();
-        let mut body = Body::new(&mut self.wire, &shared.uploads, head);
+        let mut body = Body::new(&mut self.wire, &shared, head);
         let response = service.call(Request {
             method: &head.method,
             path: &head.path,
@@ -128,7 +129,7 @@ impl Connection {
             sent = if sent.is_ok() { "whole" } else { "in part" },
         );
         // Only now: the client need not send the rest to get its answer.
-        Ok(sent?.is_kept && rest.drain(&mut self.wire, &shared.uploads))
+        Ok(sent?.is_kept && rest.drain(&mut self.wire, &shared))
     }
 
     fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<Sent> {
@@ -187,11 +188,18 @@ impl Connection {
             },
         });
         self.wire.holds(Some(turn));
+        let timeout = self.shared.limits.disk_timeout;
+        let mut patience = Patience::new(&self.shared.watch, timeout);
         let mut message = head;
-        let mut next = match reader.next() {
+        let mut next = match reader.next_within(Some(&mut patience)) {
             Err(error) => {
+                let has_begun = self.wire.is_served();
                 self.wire.holds(None);
-                return Ok(Err(error.downcast().unwrap_or_else(|_| answer_failed())));
+                return Ok(Err(match error.kind() {
+                    io::ErrorKind::TimedOut if has_begun => HttpError::disk_stuck(timeout),
+                    io::ErrorKind::TimedOut => HttpError::no_thread(timeout),
+                    _ => error.downcast().unwrap_or_else(|_| answer_failed()),
+                }));
             }
             first => first,
         };
@@ -208,7 +216,11 @@ impl Connection {
                 self.wire.write(&std::mem::take(&mut message))?;
             }
             drop(chunk);
-            next = reader.next();
+            next = reader.next_within(Some(&mut patience)).inspect_err(|error| {
+                if error.kind() == io::ErrorKind::TimedOut {
+                    event!(Error, "answer cut: the disk does not answer", waited_s = timeout.as_secs());
+                }
+            });
         }
         if is_chunked && !is_over {
             message.extend_from_slice(LAST_CHUNK);

@@ -1,9 +1,14 @@
 //! The one error of the HTTP edge: a status, a stable code for programs and a sentence for people.
 
+use std::time::Duration;
+
 use miniserde::Serialize;
 use thiserror::Error;
 
 use super::response::{Headers, Payload, Response};
+
+/// When asking again is worth while: by then a disk answers again, or somebody has come to his end.
+const RETRY_AFTER_S: u32 = 5;
 
 /// What a caller is told. Its cause, where there is more to know, goes to the log of whoever made it.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -39,6 +44,24 @@ impl HttpError {
     /// 400 `bad_request`.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "bad_request", message)
+    }
+
+    /// 503 `disk_failed`: nothing has come of the disk for so long.
+    pub fn disk_stuck(after: Duration) -> Self {
+        let message = format!(
+            "The client's disk has not answered for {} s; send it again later, or elsewhere.",
+            after.as_secs()
+        );
+        Self::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S)
+    }
+
+    /// 503 `no_thread`: others have had all threads that move files for so long.
+    pub(super) fn no_thread(after: Duration) -> Self {
+        let message = format!(
+            "The client has had no thread to move files with for {} s; send it again later, or elsewhere.",
+            after.as_secs()
+        );
+        Self::new(503, "no_thread", message).retry_after(RETRY_AFTER_S)
     }
 
     /// Status, fields and JSON of the answer that tells it; `headers` are kept.

@@ -9,8 +9,10 @@ mod head;
 mod home;
 mod pace;
 mod pipe;
+mod reply;
 mod response;
 mod waiting;
+mod watch;
 mod wire;
 
 use std::io;
@@ -30,6 +32,7 @@ pub use head::Method;
 pub use pipe::Chunk;
 pub use response::Response;
 pub use waiting::Waiting;
+pub use watch::{Caller, Watch};
 
 use crate::event;
 use connection::Connection;
@@ -69,6 +72,8 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// That a body or a response may stand still, or all but still.
     pub stall_timeout: Duration,
+    /// That a request waits for a disk that does not answer.
+    pub disk_timeout: Duration,
 }
 
 /// A request whose head has arrived.
@@ -117,6 +122,7 @@ pub struct Server {
 /// What all connections share.
 pub(crate) struct Shared {
     limits: Limits,
+    watch: Watch,
     /// Two pools, so that uploads that stand still do not keep results from being fetched.
     uploads: Arc<Pool>,
     downloads: Arc<Pool>,
@@ -128,10 +134,11 @@ pub(crate) struct Shared {
 
 impl Server {
     /// Serves what the listener has taken from now on.
-    pub fn start(listener: Listener, limits: Limits, service: impl Service) -> Self {
+    pub fn start(listener: Listener, limits: Limits, watch: Watch, service: impl Service) -> Self {
         let Listener { listener, address } = listener;
         let shared = Arc::new(Shared {
             limits,
+            watch,
             uploads: Arc::default(),
             downloads: Arc::default(),
             connections: AtomicUsize::new(0),

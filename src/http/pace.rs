@@ -94,11 +94,16 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    /// Whether there is a thread for it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
+    }
+
     /// Whether this transfer, a slow one, has to make way: one ends for each that waits, not all for the first.
     fn must_end(&mut self) -> bool {
         let mut queue = self.pool.lock();
         let is_crowded = queue.waiting.front().is_some_and(|since| since.elapsed() >= CROWDED_AFTER);
-        let makes_room = self.has_begun.load(Ordering::Relaxed) && !self.is_ending;
+        let makes_room = self.has_begun() && !self.is_ending;
         let must_end = is_crowded && makes_room && queue.ending < queue.waiting.len();
         if must_end {
             queue.ending += 1;

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use may::sync::Blocker;
 
+use super::watch::Patience;
+
 /// Bytes of data in a chunk: large enough that a system call for each costs little.
 pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -69,10 +71,22 @@ fn wake(waiting: Option<Arc<Blocker>>) {
     }
 }
 
-/// Waits until the other side wakes this one. Both sides look at the state again afterwards.
-fn wait(blocker: &Blocker) {
+/// Waits until the other side wakes this one, for so long only where patience has an end. Both sides look at the state again
+/// afterwards.
+fn wait(blocker: &Arc<Blocker>, patience: Option<&mut Patience<'_>>) -> io::Result<()> {
+    if let Some(patience) = patience {
+        return patience.wait(blocker);
+    }
     // Without a time-out, and coroutines are never cancelled here: there is no error to come.
     let _ = blocker.park(None);
+    Ok(())
+}
+
+/// The other side has moved.
+fn renew(patience: Option<&mut Patience<'_>>) {
+    if let Some(patience) = patience {
+        patience.renew();
+    }
 }
 
 /// The end that bytes go into. Dropped without [`Writer::finish`], it tells the reader that something is missing.
@@ -85,8 +99,13 @@ pub(super) struct Writer {
 impl Writer {
     /// The free part of the buffer that is being filled. Waits for a buffer; an error if the reader is gone.
     pub(super) fn space(&mut self) -> io::Result<&mut [u8]> {
+        self.space_within(None)
+    }
+
+    /// The same, for as long as patience lasts: then `TimedOut`.
+    pub(super) fn space_within(&mut self, patience: Option<&mut Patience<'_>>) -> io::Result<&mut [u8]> {
         if self.filling.is_none() {
-            let buffer = self.take_buffer()?;
+            let buffer = self.take_buffer(patience)?;
             self.filling = Some(Filled { buffer, length: 0 });
         }
         let filled = self.filling.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -136,13 +155,14 @@ impl Writer {
         wake(waiting);
     }
 
-    fn take_buffer(&mut self) -> io::Result<Vec<u8>> {
+    fn take_buffer(&mut self, mut patience: Option<&mut Patience<'_>>) -> io::Result<Vec<u8>> {
         loop {
             let mut state = self.shared.lock();
             if state.reader_is_gone {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
             if let Some(buffer) = state.free.pop() {
+                renew(patience);
                 return Ok(buffer);
             }
             if state.made < BUFFERS {
@@ -154,7 +174,7 @@ impl Writer {
             let blocker = Blocker::current();
             state.waiting_writer = Some(Arc::clone(&blocker));
             drop(state);
-            wait(&blocker);
+            wait(&blocker, patience.as_deref_mut())?;
         }
     }
 }
@@ -188,9 +208,18 @@ pub(super) struct Reader {
 impl Reader {
     /// The next chunk. Waits for it; `None` after the regular end.
     pub(super) fn next(&mut self) -> io::Result<Option<Chunk>> {
+        self.next_within(None)
+    }
+
+    /// The same, for as long as patience lasts: then `TimedOut`.
+    pub(super) fn next_within(
+        &mut self,
+        mut patience: Option<&mut Patience<'_>>,
+    ) -> io::Result<Option<Chunk>> {
         loop {
             let mut state = self.shared.lock();
             if let Some(filled) = state.full.pop_front() {
+                renew(patience);
                 return Ok(Some(Chunk { filled, shared: Arc::clone(&self.shared) }));
             }
             match state.end.take() {
@@ -207,7 +236,7 @@ impl Reader {
             let blocker = Blocker::current();
             state.waiting_reader = Some(Arc::clone(&blocker));
             drop(state);
-            wait(&blocker);
+            wait(&blocker, patience.as_deref_mut())?;
         }
     }
 

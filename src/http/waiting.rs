@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use may::sync::Blocker;
 
+use super::watch::Caller;
+
 /// Those who wait, by what they wait for; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Waiting {
@@ -19,9 +21,9 @@ struct Inner {
 }
 
 impl Waiting {
-    /// Waits until `number` is woken, for `most` at the most. Not at all if `is_over` says so: it is asked when a wake-up can no
+    /// Waits until `number` is woken, for `most` at the most, and no longer than the caller is there. Not at all if `is_over` says so: it is asked when a wake-up can no
     /// longer be missed.
-    pub fn wait(&self, number: u32, most: Duration, is_over: impl FnOnce() -> bool) {
+    pub fn wait(&self, number: u32, most: Duration, caller: &Caller<'_>, is_over: impl FnOnce() -> bool) {
         let blocker = Blocker::current();
         {
             let mut inner = self.lock();
@@ -31,8 +33,8 @@ impl Waiting {
             inner.by_number.entry(number).or_default().push(Arc::clone(&blocker));
         }
         if !is_over() {
-            // The error is the time-out; whoever waited looks again in any case.
-            let _ = blocker.park(Some(most));
+            // Whoever waited looks again in any case.
+            caller.wait(most, &blocker);
         }
         let mut inner = self.lock();
         if let Some(waiting) = inner.by_number.get_mut(&number) {
@@ -72,6 +74,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Watch;
     use std::thread;
     use std::time::Instant;
 
@@ -80,14 +83,16 @@ mod tests {
     #[test]
     fn a_wait_ends_by_its_number_by_its_time_or_with_all() {
         let waiting = Waiting::default();
+        let watch = Watch::start().expect("a thread");
+        let caller = Caller::new(&watch, None);
         let begun = Instant::now();
-        waiting.wait(1, LONG, || true);
-        waiting.wait(1, Duration::from_millis(50), || false);
+        waiting.wait(1, LONG, &caller, || true);
+        waiting.wait(1, Duration::from_millis(50), &caller, || false);
         assert!(begun.elapsed() >= Duration::from_millis(50));
         let threads: Vec<_> = [1, 1, 2]
             .map(|number| {
-                let waiting = waiting.clone();
-                thread::spawn(move || waiting.wait(number, LONG, || false))
+                let (waiting, watch) = (waiting.clone(), watch.clone());
+                thread::spawn(move || waiting.wait(number, LONG, &Caller::new(&watch, None), || false))
             })
             .into();
         while waiting.lock().by_number.values().map(Vec::len).sum::<usize>() < 3 {
@@ -99,7 +104,7 @@ mod tests {
         for thread in threads {
             thread.join().expect("no panic");
         }
-        waiting.wait(1, LONG, || false);
+        waiting.wait(1, LONG, &caller, || false);
         assert!(begun.elapsed() < LONG);
         assert!(waiting.lock().by_number.is_empty());
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use super::home::Stream;
@@ -61,9 +61,18 @@ impl Wire {
         self.stream.set_write_timeout(Some(self.stall_timeout / 2))
     }
 
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.inner().as_fd()
+    }
+
     /// The transfer under way holds this disk thread, or none.
     pub(super) fn holds(&mut self, turn: Option<Turn>) {
         self.turn = turn;
+    }
+
+    /// Whether the transfer under way has got its disk thread.
+    pub(super) fn is_served(&self) -> bool {
+        self.turn.as_ref().is_some_and(Turn::has_begun)
     }
 
     // --- reading
@@ -193,7 +202,7 @@ impl Wire {
     }
 
     fn unsent_bytes(&self) -> io::Result<u64> {
-        sys::unsent_bytes(self.stream.inner().as_fd())
+        sys::unsent_bytes(self.socket())
     }
 
     /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.

@@ -86,6 +86,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// That a transfer may stand still.
     pub stall_timeout: Duration,
+    /// That a request waits for a disk that does not answer.
+    pub disk_timeout: Duration,
     /// How much is logged.
     pub log_level: log::Level,
     /// How log lines are written.
@@ -132,6 +134,7 @@ impl Settings {
             head_timeout: reader.time(&table::HEAD_TIMEOUT, SHORTEST)?,
             idle_timeout: reader.time(&table::IDLE_TIMEOUT, SHORTEST)?,
             stall_timeout: reader.time(&table::STALL_TIMEOUT, SHORTEST)?,
+            disk_timeout: reader.time(&table::DISK_TIMEOUT, SHORTEST)?,
             log_level: reader.value(&table::LOG, word)?,
             log_format: reader.value(&table::LOG_FORMAT, word)?,
             db_path_given: lookup(&table::DB_PATH).is_some(),

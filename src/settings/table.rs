@@ -153,6 +153,12 @@ pub(super) const STALL_TIMEOUT: Setting = Setting {
     accepts: TIME,
     help: "time that a transfer may stand still",
 };
+pub(super) const DISK_TIMEOUT: Setting = Setting {
+    name: "DISK_TIMEOUT",
+    default: "15s",
+    accepts: TIME,
+    help: "time that a request waits for a disk that does not answer",
+};
 pub(super) const LOG: Setting = Setting {
     name: "LOG",
     default: "info",
@@ -196,6 +202,7 @@ pub const ALL: &[Setting] = &[
     HEAD_TIMEOUT,
     IDLE_TIMEOUT,
     STALL_TIMEOUT,
+    DISK_TIMEOUT,
     LOG,
     LOG_FORMAT,
     DB_PATH,

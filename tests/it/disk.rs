@@ -1,7 +1,7 @@
 //! Disks that are full, read-only, gone, broken, slow or without power, at each step of a payload, and small ones to try it on.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -641,7 +641,8 @@ fn a_payload_whose_start_waits_for_a_disk_that_hangs_holds_up_no_kill() {
 #[test]
 fn a_disk_that_hangs_holds_up_neither_kills_nor_polls_and_is_told() {
     let Some(disk) = SmallDisk::ext4() else { return };
-    let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "4")]);
+    // The upload waits for as long as this takes.
+    let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "4"), ("DISK_TIMEOUT", "10m")]);
     let stubborn = "#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
     let running: Vec<String> = (0..3).map(|_| client.run(stubborn)).collect();
     let pids: Vec<String> = running.iter().map(|id| line_of(&client.wait_for_file(id, "pid"))).collect();
@@ -679,7 +680,7 @@ fn a_disk_that_hangs_holds_up_neither_kills_nor_polls_and_is_told() {
 
 #[test]
 fn a_disk_that_is_slow_to_look_at_holds_up_no_other_connection() {
-    let client = Client::start();
+    let client = Client::with(&[("DISK_TIMEOUT", "10m")]);
     let id = client.run("true");
     client.result(&id);
     let directory = client.directories().remove(0);
@@ -704,6 +705,88 @@ fn a_disk_that_is_slow_to_look_at_holds_up_no_other_connection() {
         assert_eq!(reader.join().unwrap(), 200);
     }
     drop(fault);
+}
+
+/// More at once than there are threads for them, at each step of an upload: before its first byte is on the disk, and in the middle.
+#[test]
+fn uploads_to_a_disk_that_hangs_are_told_so_in_time_and_none_becomes_a_payload_when_it_is_back() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let data = disk.path().join("data");
+    let client = client_at(&data, &[("DISK_TIMEOUT", "2s")]);
+    let journal = tempfile::NamedTempFile::new().unwrap();
+    let script = format!("#!/bin/sh\necho ran >> {}\n", journal.path().display());
+    let address = client.address;
+    let must_be_told = |answer: &Answer| {
+        assert!(["disk_failed", "no_thread"].contains(&answer.error(503).as_str()), "{}", answer.text());
+        assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    };
+    // Half of a large one is on the disk by then.
+    let large = form(&[("run.sh", script.as_bytes()), ("large", &vec![b'x'; 1 << 20])]);
+    let (first, second) = large.split_at(large.len() / 2);
+    let mut half = wire::connect(address);
+    half.write_all(wire::submit_head(large.len()).as_bytes()).unwrap();
+    half.write_all(first).unwrap();
+    wait_for("its file", || {
+        let found = client.directories().into_iter().map(|path| path.join("large"));
+        found.filter_map(|path| fs::metadata(path).ok()).find(|file| file.len() > 0)
+    });
+    let Some(frozen) = disk.freeze() else { return };
+    half.write_all(second).unwrap();
+    let small = form(&[("run.sh", script.as_bytes())]);
+    let uploads: Vec<_> = (0..70)
+        .map(|_| {
+            let small = small.clone();
+            thread::spawn(move || submit_form(address, &small))
+        })
+        .collect();
+    // Each is answered while the disk hangs.
+    must_be_told(&wire::read_answer(&mut half, false));
+    for upload in uploads {
+        must_be_told(&upload.join().unwrap());
+    }
+    let known = wait_for("the trouble", || Some(client.get("/health")).filter(|answer| answer.status == 503));
+    assert!(known.header("retry-after").is_some(), "{}", known.head);
+    must_be_told(&submit_form(address, &small));
+    drop(frozen);
+    wait_for_state(&client, 200, 200);
+    // What comes after them has a thread only when they are done.
+    let last = client.run("true");
+    client.result(&last).file(".orchestrator.exit");
+    wait_for("the end of their directories", || (client.directories().len() == 1).then_some(()));
+    client.must_be_well_and_empty("a disk that hung");
+    client.kill();
+    let next = client_at(&data, &[]);
+    next.result(&next.run("true"));
+    assert_eq!(next.directories().len(), 2);
+    assert_eq!(fs::read_to_string(journal.path()).unwrap(), "");
+}
+
+#[test]
+fn a_result_on_a_disk_that_hangs_is_refused_before_its_first_byte_and_visibly_cut_later() {
+    let client = Client::with(&[("DISK_TIMEOUT", "1s")]);
+    let id = client.run("head -c 40000000 /dev/urandom > large");
+    let whole = client.result(&id).body.len();
+    let directory = client.directories().remove(0);
+    let mut reader = wire::connect(client.address);
+    let request = format!("GET /retrieve/{id} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    reader.write_all(request.as_bytes()).unwrap();
+    let mut first = [0; 4096];
+    reader.read_exact(&mut first).unwrap();
+    let large = directory.join("large");
+    let calls = "read,pread64,readv,preadv";
+    let Some(fault) = Fault::inject(&client, calls, "delay_enter=20000000", &[&large]) else { return };
+    let answer = wire::try_read_answer(&mut (&first[..]).chain(&reader), false);
+    assert!(answer.is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof), "of {whole}");
+    wait_for("the reason", || client.log().contains("answer cut").then_some(()));
+    drop(fault);
+    let calls = "?stat,?statx,?newfstatat,?open,openat";
+    let Some(fault) = Fault::inject(&client, calls, "delay_enter=20000000", &[&directory]) else { return };
+    let answer = client.get(&format!("/retrieve/{id}"));
+    assert_eq!(answer.error(503), "disk_failed");
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    assert_eq!(client.get("/health").status, 200);
+    drop(fault);
+    assert_eq!(client.result(&id).body.len(), whole);
 }
 
 // --- without power

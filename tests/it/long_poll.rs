@@ -129,3 +129,47 @@ fn a_stopping_client_answers_long_polls_before_it_goes() {
     let [running, waiting] = polls.map(|poll| poll.join().unwrap().status);
     assert_eq!((running, waiting), (200, 202));
 }
+
+#[test]
+fn a_caller_that_hangs_up_gives_its_connection_back_at_once() {
+    let client = Client::with(&[("MAX_CONNECTIONS", "100"), ("KILL_GRACE", "0")]);
+    let id = client.run("exec sleep 1000");
+    client.retrieve_when(&id, |answer| answer.json("status").as_deref() == Some("Running"));
+    let request = format!("GET /retrieve/{id}?wait=300 HTTP/1.1\r\nHost: a\r\n\r\n");
+    // Twice as many as there may be connections.
+    for _ in 0..2 {
+        let mut polls: Vec<_> = (0..99).map(|_| wire::connect(client.address)).collect();
+        for poll in &mut polls {
+            std::io::Write::write_all(poll, request.as_bytes()).unwrap();
+        }
+        wait_for("the last connection", || {
+            let answer = client.get(&format!("/retrieve/{id}?wait=1"));
+            (answer.status == 202).then_some(())
+        });
+        drop(polls);
+        let is_empty = || (client.get("/health").status == 200).then_some(());
+        for _ in 0..10 {
+            wait_for("a free connection", is_empty);
+        }
+        wait_for("free connections", || {
+            let mut others: Vec<_> = (0..90).map(|_| wire::connect(client.address)).collect();
+            let are_served = others.iter_mut().all(|other| {
+                std::io::Write::write_all(other, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").is_ok()
+                    && wire::try_read_answer(other, false).is_ok_and(|answer| answer.status == 200)
+            });
+            are_served.then_some(())
+        });
+    }
+}
+
+/// One that only closes its own side looks the same, and may still read.
+#[test]
+fn a_caller_that_closes_its_own_side_is_answered_with_what_is_known() {
+    let client = Client::with(&[("KILL_GRACE", "0")]);
+    let id = client.run("exec sleep 1000");
+    let mut poll = wire::connect(client.address);
+    let request = format!("GET /retrieve/{id}?wait=300 HTTP/1.1\r\nHost: a\r\n\r\n");
+    std::io::Write::write_all(&mut poll, request.as_bytes()).unwrap();
+    poll.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(wire::read_answer(&mut poll, false).status, 202);
+}

@@ -15,7 +15,7 @@ use miniserde::json::{Object, Value};
 use crate::client::{Client, binary, copy_program, wait_for};
 use crate::wire;
 
-const SETTINGS: [&str; 25] = [
+const SETTINGS: &[&str] = &[
     "PORT",
     "HOST",
     "DATA_PATH",
@@ -38,6 +38,7 @@ const SETTINGS: [&str; 25] = [
     "HEAD_TIMEOUT",
     "IDLE_TIMEOUT",
     "STALL_TIMEOUT",
+    "DISK_TIMEOUT",
     "LOG",
     "LOG_FORMAT",
     "DB_PATH",
