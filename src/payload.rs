@@ -144,7 +144,7 @@ pub struct Payload {
     pub loc: String,
     /// Process id of `run.sh`, once started.
     pub pid: Option<u32>,
-    /// Whether it was killed.
+    /// Whether it was killed: for good, whatever the status says yet.
     pub killed: bool,
     /// Exit code, once it exited.
     pub exit_code: Option<i32>,
@@ -206,11 +206,9 @@ impl Payload {
         }
     }
 
-    /// The payload once `outcome` is noted: who has been killed meanwhile stays `Killed`, and the first reason stays.
+    /// The payload once `outcome` is noted: who has been killed meanwhile is `Killed`, and the first reason stays.
     pub fn ended(mut self, outcome: &Outcome) -> Self {
-        if !self.killed {
-            self.status = outcome.status;
-        }
+        self.status = if self.killed { Status::Killed } else { outcome.status };
         if self.error.is_none() {
             self.error.clone_from(&outcome.error);
         }
@@ -222,8 +220,22 @@ impl Payload {
         self
     }
 
+    /// Whether it has been killed, and that is not on the disk yet: nobody is told so before.
+    pub fn is_kill_untold(&self) -> bool {
+        self.killed && self.status.is_pending()
+    }
+
+    /// Whether nothing of it is yet to come: no process of it is left, and that is told.
+    pub fn has_ended(&self) -> bool {
+        self.finished_at.is_some() && !self.status.is_pending()
+    }
+
     /// The payload as callers see it.
     pub fn to_json(&self) -> String {
+        if self.is_kill_untold() {
+            let told = Self { killed: false, error: None, exit_code: None, signal: None, ..self.clone() };
+            return Self { finished_at: None, left_over: None, ..told }.to_json();
+        }
         let mut usage = self.usage;
         if let (Some(started), None) = (self.started_at, self.finished_at) {
             usage.wall_s = seconds_between(started, now_ms());

@@ -31,7 +31,7 @@ pub(super) fn get(api: &Api, id: PayloadId, request: &Request<'_, '_>) -> Result
 /// that hangs up gives its connection back at once.
 #[inline(never)]
 fn wait_for_end(api: &Api, id: PayloadId, most: Duration, caller: &Caller<'_>) {
-    let has_ended = || !matches!(api.store.get(id), Ok(Some(payload)) if payload.finished_at.is_none());
+    let has_ended = || !matches!(api.store.get(id), Ok(Some(payload)) if !payload.has_ended());
     if !has_ended() {
         api.waiting.wait(id, most, caller, has_ended);
     }
@@ -54,7 +54,7 @@ fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => {
             // One that is being killed has yet to end: its result is still to be told.
-            if payload.finished_at.is_some() {
+            if payload.has_ended() {
                 api.store.set_told(payload.id)?;
             }
             Ok(Response::json(200, payload.to_json()))

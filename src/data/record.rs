@@ -89,7 +89,8 @@ impl Record {
             version: VERSION,
             directory: name_of(Path::new(&payload.loc)),
             id: payload.id,
-            status: payload.status,
+            // Nobody is told of a kill before the next life would know of it: the record comes first.
+            status: if payload.is_kill_untold() { Status::Killed } else { payload.status },
             killed: payload.killed,
             pid: payload.pid,
             exit_code: payload.exit_code,

@@ -17,8 +17,8 @@ use super::start::Streams;
 use super::{Phase, Run, Work};
 use crate::data::record::{Durability, FileSystem};
 use crate::event;
-use crate::payload::{LeftOver, Outcome, Payload, PayloadId, Status, Usage, seconds, signal_name};
-use crate::store::{Store, StoreError};
+use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
+use crate::store::Store;
 use crate::sys::{self, Exit, ExitResult};
 use crate::upkeep::record_writer::Records;
 
@@ -71,7 +71,7 @@ impl Work {
         if self.begin_end(id) {
             // Should the client die before its processes have ended, it was killed all the same. The disk may hang: SIGKILL must
             // not wait for it.
-            self.ends.records.save_soon(id);
+            self.ends.records.note_soon(id);
         }
     }
 
@@ -212,7 +212,7 @@ impl Ends {
 
     /// Notes the end of a payload, unless it had one.
     pub(super) fn note(&self, id: PayloadId, outcome: &Outcome) {
-        match self.try_to_note(id, outcome) {
+        match self.records.end(id, outcome) {
             // As the row has it: a kill has its own reason, and the signal is no news then.
             Ok(noted) => event!(
                 Info,
@@ -226,25 +226,6 @@ impl Ends {
                 error = noted.as_ref().and_then(|noted| noted.error.as_deref()),
             ),
             Err(error) => event!(Error, "cannot note an end", payload = id, error = error.to_string()),
-        }
-    }
-
-    fn try_to_note(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
-        let Some(payload) = self.store.get(id)? else { return Ok(None) };
-        let ended = payload.ended(outcome);
-        self.save(&ended);
-        let noted = self.store.finish(&ended)?;
-        // A kill has come in between, and was answered.
-        if let Some(noted) = noted.as_ref().filter(|noted| noted.status != ended.status) {
-            self.save(noted);
-        }
-        Ok(noted)
-    }
-
-    /// The result stands all the same: it is only the next life that will not know it, if that comes before the disk.
-    pub(super) fn save(&self, payload: &Payload) {
-        if let Err(error) = self.records.save(payload) {
-            event!(Error, "cannot write the record", payload = payload.id, error = error);
         }
     }
 }

@@ -299,8 +299,7 @@ impl Work {
     fn start(&mut self, ready: Ready) {
         let Ready { id, directory, streams } = ready;
         // It may have waited long for the disk.
-        let is_wanted =
-            self.store.get(id).is_ok_and(|now| now.is_some_and(|now| now.status == Status::Running));
+        let is_wanted = self.store.get(id).is_ok_and(|now| now.is_some_and(|now| !now.killed));
         if !is_wanted {
             self.end_unstarted(
                 id,

@@ -92,7 +92,7 @@ impl Starter {
     fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
         let directory: Arc<Path> = Path::new(&payload.loc).into();
         // Before the start: whatever happens from here on, no later life runs it again.
-        self.ends.records.save(payload).map_err(StartError::Record)?;
+        self.ends.records.note(payload.id).map_err(StartError::Record)?;
         let streams = self.launcher.open_streams(payload.id, &directory)?;
         Ok(Ready { id: payload.id, directory, streams })
     }

@@ -35,12 +35,14 @@ pub enum StoreError {
 }
 
 /// What [`Store::kill`] found.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Killed {
-    /// It ran: its processes are still to be ended.
+    /// It runs: its processes are still to be ended, and the kill to be noted.
     Running,
-    /// It waited: it will not be started, and this is its end.
-    Waiting(Box<Payload>),
+    /// It waits, and will not be started: the kill is still to be noted.
+    Waiting,
+    /// It has been killed before, which is noted; its processes are being ended.
+    Ending,
     /// It had ended before; its status stays.
     Ended,
 }
@@ -116,7 +118,7 @@ impl Store {
     pub fn claim(&self) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
             "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
-            "(SELECT id FROM payload WHERE status = 'Prepared' ORDER BY id LIMIT 1) RETURNING"
+            "(SELECT id FROM payload WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1) RETURNING"
         );
         let mut inner = self.lock();
         if inner.waiting == 0 {
@@ -134,13 +136,15 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the end of a payload, as [`Payload::ended`] gave it. A payload that has been killed since stays `Killed`, and
-    /// its reason stays. Gives the payload as it is now; `None` if it had an end already.
-    pub fn finish(&self, ended: &Payload) -> Result<Option<Payload>, StoreError> {
+    /// Notes the end of a payload, as [`Payload::ended`] gave it. The reason of a kill since then stays. `is_on_disk`: `ended` is.
+    /// A kill that is not on the disk is not told: the payload then keeps its status until [`Store::confirm_kill`].
+    /// Gives the payload as it is now; `None` if it had an end already.
+    pub fn finish(&self, ended: &Payload, is_on_disk: bool) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
-            "UPDATE payload SET status = CASE status WHEN 'Running' THEN ?2 ELSE status END, ",
+            "UPDATE payload SET status = CASE WHEN status <> 'Running' OR (killed AND NOT ?12) THEN status ELSE ?2 END, ",
             "error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, ",
-            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, ended_clock = ?11, left_over = ?12 ",
+            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, left_over = ?13, ",
+            "ended_clock = CASE WHEN status = 'Running' AND killed AND NOT ?12 THEN NULL ELSE ?11 END ",
             "WHERE id = ?1 AND finished_at IS NULL RETURNING"
         );
         let Payload { id, status, error, exit_code, signal, finished_at, left_over, usage, .. } = ended;
@@ -156,51 +160,70 @@ impl Store {
             usage.system_s,
             clamped(usage.max_rss_bytes),
             monotonic_ms(),
+            is_on_disk && ended.killed,
             left_over.map(|left_over| left_over.to_string()),
         ];
         let finished = self.lock().one(sql, params).optional()?;
-        if let Some(payload) = &finished {
+        if let Some(payload) = finished.as_ref().filter(|payload| !payload.is_kill_untold()) {
             (self.on_end)(payload.id);
         }
         Ok(finished)
     }
 
-    /// Marks a payload that waits or runs as `Killed`, for `reason`. `None` if the id is unknown.
+    /// Kills a payload that waits or runs, for `reason` and for good: it is not started from here on. Its status follows when that
+    /// is on the disk, by [`Store::confirm_kill`], so that nobody is told what a next life would not know. `None` if the id is
+    /// unknown.
     pub fn kill(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
-        let killed = self.mark_killed(id, reason)?;
-        if matches!(killed, Some(Killed::Waiting(_))) {
-            (self.on_end)(id);
-        }
-        Ok(killed)
-    }
-
-    fn mark_killed(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
         let mut inner = self.lock();
-        let waiting = with_columns!(
-            "UPDATE payload SET status = 'Killed', killed = 1, error = ?2, finished_at = ?3, ended_clock = ?4 ",
-            "WHERE id = ?1 AND status = 'Prepared' RETURNING"
-        );
-        if let Some(payload) = inner.one(waiting, params![id, reason, now_ms(), monotonic_ms()]).optional()? {
+        let waiting = "UPDATE payload SET killed = 1, error = ?2, finished_at = ?3 \
+                       WHERE id = ?1 AND status = 'Prepared' AND killed = 0";
+        if inner.change(waiting, params![id, reason, now_ms()])? == 1 {
             inner.waiting -= 1;
-            return Ok(Some(Killed::Waiting(Box::new(payload))));
+            return Ok(Some(Killed::Waiting));
         }
-        let running = "UPDATE payload SET status = 'Killed', killed = 1, error = ?2 \
-                       WHERE id = ?1 AND status = 'Running'";
+        let running = "UPDATE payload SET killed = 1, error = ?2 \
+                       WHERE id = ?1 AND status = 'Running' AND killed = 0";
         if inner.change(running, params![id, reason])? == 1 {
             return Ok(Some(Killed::Running));
         }
-        // Whoever asks twice while the processes are being ended is told the same as the first time.
-        let mut statement =
-            inner.connection.prepare_cached("SELECT finished_at IS NULL FROM payload WHERE id = ?1")?;
-        let still_ending: Option<bool> = statement.query_row(params![id], |row| row.get(0)).optional()?;
-        Ok(still_ending.map(|still_ending| if still_ending { Killed::Running } else { Killed::Ended }))
+        // Whoever asks twice while that is being noted, or the processes are being ended, is told the same as the first.
+        let mut statement = inner
+            .connection
+            .prepare_cached("SELECT status, finished_at IS NULL FROM payload WHERE id = ?1")?;
+        let found = statement.query_row(params![id], |row| {
+            let is_open: bool = row.get(1)?;
+            Ok(match status_of(row.get_ref(0)?.as_str()?)? {
+                Status::Prepared => Killed::Waiting,
+                Status::Running => Killed::Running,
+                Status::Killed if is_open => Killed::Ending,
+                _ => Killed::Ended,
+            })
+        });
+        Ok(found.optional()?)
+    }
+
+    /// Tells that the kill of a payload is on the disk: from here on its status is `Killed`.
+    pub fn confirm_kill(&self, id: PayloadId) -> Result<(), StoreError> {
+        let sql = "UPDATE payload SET status = 'Killed', \
+                   ended_clock = CASE WHEN finished_at IS NULL THEN NULL ELSE ?2 END \
+                   WHERE id = ?1 AND killed AND status IN ('Prepared', 'Running') \
+                   RETURNING finished_at IS NOT NULL";
+        let has_ended = {
+            let inner = self.lock();
+            let mut statement = inner.connection.prepare_cached(sql)?;
+            statement.query_row(params![id, monotonic_ms()], |row| row.get(0)).optional()?
+        };
+        if has_ended == Some(true) {
+            (self.on_end)(id);
+        }
+        Ok(())
     }
 
     /// Marks all payloads that wait as `Killed`, for `reason`. Gives them.
     pub fn kill_waiting(&self, reason: &str) -> Result<Vec<Payload>, StoreError> {
         let sql = with_columns!(
-            "UPDATE payload SET status = 'Killed', killed = 1, error = ?1, finished_at = ?2, ended_clock = ?3 ",
-            "WHERE status = 'Prepared' RETURNING"
+            "UPDATE payload SET status = 'Killed', killed = 1, error = coalesce(error, ?1), finished_at = ?2, ",
+            "ended_clock = ?3 WHERE status = 'Prepared' RETURNING"
         );
         let killed = {
             let mut inner = self.lock();
@@ -368,8 +391,8 @@ mod tests {
             left_over: None,
             usage: Usage::default(),
         };
-        let payload = Payload::prepared(id, String::new()).ended(&outcome);
-        store.finish(&payload).expect("answers").map(|payload| payload.status)
+        let payload = store.get(id).expect("answers").expect("known").ended(&outcome);
+        store.finish(&payload, true).expect("answers").map(|payload| payload.status)
     }
 
     fn status(store: &Store, id: PayloadId) -> Status {
@@ -428,11 +451,15 @@ mod tests {
         let store = Store::open(|_| ()).expect("opens");
         let id = add(&store, 1);
         store.claim().expect("answers");
-        assert_eq!(store.kill(id, "first").expect("answers"), Some(Killed::Running));
-        assert_eq!(store.kill(id, "second").expect("answers"), Some(Killed::Running));
+        for reason in ["first", "second"] {
+            assert_eq!(store.kill(id, reason).expect("answers"), Some(Killed::Running));
+            assert_eq!(status(&store, id), Status::Running, "it is not on the disk yet");
+        }
+        store.confirm_kill(id).expect("answers");
+        assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ending));
         assert_eq!(complete(&store, id), Some(Status::Killed));
         assert_eq!(complete(&store, id), None);
-        assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ended));
+        assert_eq!(store.kill(id, "fourth").expect("answers"), Some(Killed::Ended));
         let payload = store.get(id).expect("answers").expect("known");
         assert_eq!(
             (payload.exit_code, payload.error.as_deref(), payload.killed),
@@ -443,6 +470,7 @@ mod tests {
         store.claim().expect("answers");
         assert_eq!(complete(&store, id), Some(Status::Completed));
         assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
+        store.confirm_kill(id).expect("answers");
         assert_eq!(status(&store, id), Status::Completed);
         assert_eq!(store.kill(id + 1, "unknown").expect("answers"), None);
     }
@@ -451,9 +479,32 @@ mod tests {
     fn a_killed_waiting_payload_is_never_claimed() {
         let store = Store::open(|_| ()).expect("opens");
         let id = add(&store, 1);
-        assert!(matches!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting(_))));
+        assert_eq!(store.kill(id, "reason").expect("answers"), Some(Killed::Waiting));
         assert_eq!(store.claim().expect("answers"), None);
         assert_eq!(store.counts().expect("answers"), Counts::default());
+        assert_eq!(store.kill(id, "again").expect("answers"), Some(Killed::Waiting));
+        store.confirm_kill(id).expect("answers");
+        assert_eq!((status(&store, id), store.waiting()), (Status::Killed, 0));
+        assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
+    }
+
+    #[test]
+    fn a_kill_that_is_not_on_the_disk_is_neither_told_nor_cleaned() {
+        let store = Store::open(|_| ()).expect("opens");
+        let id = add(&store, 1);
+        store.claim().expect("answers");
+        store.kill(id, "reason").expect("answers");
+        let ended = store.get(id).expect("answers").expect("known");
+        let ended = ended.ended(&Outcome::not_started(Status::Failed, "ended by a signal"));
+        let kept = store.finish(&ended, false).expect("answers").expect("it had no end");
+        assert!(kept.is_kill_untold() && kept.finished_at.is_some(), "{kept:?}");
+        for word in ["Killed", "killed\":true", "reason", "signal,"] {
+            assert!(!kept.to_json().contains(word), "{}", kept.to_json());
+        }
+        assert_eq!(store.clean(MonotonicMs::MAX).expect("answers"), []);
+        store.confirm_kill(id).expect("answers");
+        assert_eq!(status(&store, id), Status::Killed);
+        assert_eq!(store.clean(MonotonicMs::MAX).expect("answers").len(), 1);
     }
 
     #[test]
@@ -463,6 +514,7 @@ mod tests {
         let id = add(&store, 1);
         assert!(!store.has_untold(start).expect("answers"));
         store.kill(id, "reason").expect("answers");
+        store.confirm_kill(id).expect("answers");
         assert!(store.has_untold(start).expect("answers"));
         assert!(!store.has_untold(monotonic_ms() + 1000).expect("answers"));
         store.set_told(id).expect("answers");

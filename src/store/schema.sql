@@ -5,7 +5,7 @@ CREATE TABLE payload (
     status        TEXT    NOT NULL,
     loc           TEXT    NOT NULL,
     pid           INTEGER,
-    killed        INTEGER NOT NULL DEFAULT 0,
+    killed        INTEGER NOT NULL DEFAULT 0, -- for good; the status follows once that is on the disk
     exit_code     INTEGER,
     signal        INTEGER,
     error         TEXT,
@@ -24,7 +24,7 @@ CREATE TABLE payload (
 
 -- Each index holds only the rows that its query looks for, so claiming, counting and cleaning do not slow down with
 -- the number of payloads kept.
-CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared';
+CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared' AND killed = 0;
 CREATE INDEX payload_running  ON payload (id)          WHERE started_at IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX payload_finished ON payload (ended_clock)   WHERE cleaned_clock IS NULL;
 CREATE INDEX payload_cleaned  ON payload (cleaned_clock) WHERE cleaned_clock IS NOT NULL;

@@ -3,16 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::data::path::DataPath;
 use crate::data::record::{self, Durability};
 use crate::event;
-use crate::payload::Payload;
-use crate::payload::{PayloadId, Status};
-use crate::store::Store;
+use crate::payload::{Outcome, Payload, PayloadId, Status};
+use crate::store::{Store, StoreError};
 
 /// Pause between two attempts: the first one, and the longest. Nothing is tried while nothing is owed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -28,13 +27,16 @@ struct Shared {
     store: Store,
     data_path: DataPath,
     durability: Durability,
-    /// Held for reading while a record is written, for writing while an owed one is: of two states of a payload the newer
+    /// Held while the record of a payload is written, of those whose number leaves this rest: of two states of a payload the newer
     /// one is written last.
-    turn: RwLock<()>,
+    turns: [Mutex<()>; TURNS],
     /// The payloads whose record is older than their state.
     owed: Mutex<BTreeSet<PayloadId>>,
     wake: Condvar,
 }
+
+/// So many payloads are written at once without waiting for each other.
+const TURNS: usize = 64;
 
 impl Records {
     /// Starts the thread that writes what is owed.
@@ -43,7 +45,7 @@ impl Records {
             store,
             data_path,
             durability,
-            turn: RwLock::default(),
+            turns: std::array::from_fn(|_| Mutex::default()),
             owed: Mutex::default(),
             wake: Condvar::new(),
         });
@@ -57,32 +59,86 @@ impl Records {
         self.shared.durability
     }
 
-    /// Writes the record of a payload. After an error it is owed: the state that the store has is written as soon as the disk
-    /// takes it.
-    pub fn save(&self, payload: &Payload) -> io::Result<()> {
-        let turn = self.shared.turn.read().unwrap_or_else(PoisonError::into_inner);
-        let saved = record::save(payload, self.shared.durability);
-        let mut owed = self.shared.owed();
-        match &saved {
-            Ok(()) => drop(owed.remove(&payload.id)),
-            Err(error) => {
-                owed.insert(payload.id);
-                self.shared.wake.notify_one();
-                self.shared.data_path.suspect(error);
-            }
-        }
-        drop((owed, turn));
-        saved
+    /// Writes the record of a payload as the store has it; a kill is told from then on. After an error the record is owed: it is
+    /// written as soon as the disk takes it.
+    pub fn note(&self, id: PayloadId) -> io::Result<()> {
+        let turn = self.shared.turn(id);
+        let noted = self.shared.note(id);
+        drop(turn);
+        noted
     }
 
-    /// Has the record of a payload written, as the store has it, without waiting for the disk.
-    pub fn save_soon(&self, id: PayloadId) {
-        self.shared.owed().insert(id);
-        self.shared.wake.notify_one();
+    /// Writes the record of a payload, as the store has it, without waiting for the disk.
+    pub fn note_soon(&self, id: PayloadId) {
+        self.shared.owe(id);
+    }
+
+    /// Notes the end of a payload: on the disk first, so that no end is told that a restart would take back, then in the store.
+    /// Where the disk does not take it, which the log tells, the end stands all the same, and is owed: it is only the next life that
+    /// will not know it, if that comes before the disk. Gives the payload as it is then; `None` if it had an end already.
+    pub fn end(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
+        let shared = &self.shared;
+        let _turn = shared.turn(id);
+        let Some(payload) = shared.store.get(id)?.filter(|payload| payload.finished_at.is_none()) else {
+            return Ok(None);
+        };
+        let ended = payload.ended(outcome);
+        let saved = shared.save(&ended);
+        if let Err(error) = &saved {
+            event!(Error, "cannot write the record", payload = id, error = *error);
+        }
+        let finished = shared.store.finish(&ended, saved.is_ok())?;
+        match finished {
+            // A kill has come in between.
+            Some(finished) if finished.is_kill_untold() && saved.is_ok() => {
+                // What fails is owed.
+                let _ = shared.note(id);
+                Ok(shared.store.get(id)?.map(|payload| *payload))
+            }
+            finished => Ok(finished),
+        }
     }
 }
 
 impl Shared {
+    fn turn(&self, id: PayloadId) -> MutexGuard<'_, ()> {
+        let index = usize::try_from(id).unwrap_or(0) % TURNS;
+        self.turns[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn owe(&self, id: PayloadId) {
+        self.owed().insert(id);
+        self.wake.notify_one();
+    }
+
+    /// In the payload's turn.
+    fn note(&self, id: PayloadId) -> io::Result<()> {
+        // Before the look: what changes after it is owed anew.
+        self.owed().remove(&id);
+        let payload = match self.store.get(id) {
+            Ok(Some(payload)) if payload.status != Status::Cleaned => payload,
+            // Its directory goes, or is gone.
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                self.owe(id);
+                return Err(io::Error::other(error));
+            }
+        };
+        self.save(&payload)?;
+        if payload.is_kill_untold() {
+            self.store.confirm_kill(id).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    /// In the payload's turn.
+    fn save(&self, payload: &Payload) -> io::Result<()> {
+        record::save(payload, self.durability).inspect_err(|error| {
+            self.owe(payload.id);
+            self.data_path.suspect(error);
+        })
+    }
+
     fn owed(&self) -> MutexGuard<'_, BTreeSet<PayloadId>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,22 +181,8 @@ impl Shared {
 
     /// Gives whether the record is not owed any longer.
     fn try_again(&self, id: PayloadId) -> bool {
-        let turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
-        if !self.owed().contains(&id) {
-            return true;
-        }
-        let is_settled = match self.store.get(id) {
-            Ok(Some(payload)) if payload.status != Status::Cleaned => {
-                record::save(&payload, self.durability).is_ok()
-            }
-            // Its directory goes, or is gone.
-            Ok(_) => true,
-            Err(_) => false,
-        };
-        if is_settled {
-            self.owed().remove(&id);
-        }
-        drop(turn);
-        is_settled
+        let _turn = self.turn(id);
+        // Somebody else may have been faster.
+        !self.owed().contains(&id) || self.note(id).is_ok()
     }
 }

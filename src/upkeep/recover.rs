@@ -123,7 +123,7 @@ fn end(store: &Store, payload: Payload, records: &Records) -> Result<Payload, St
         status = payload.status.to_string()
     );
     store.restore(&payload)?;
-    if let Err(error) = records.save(&payload) {
+    if let Err(error) = records.note(payload.id) {
         event!(Error, "cannot write the record", payload = payload.id, error = error);
     }
     Ok(payload)

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, is_alive, line_of, processes_of, wait_for};
-use crate::wire::Answer;
+use crate::client::{Client, PATIENCE, is_alive, line_of, place, processes_of, wait_for};
+use crate::wire::{self, Answer};
 
 fn kill(client: &Client, id: &str) {
     let answer = client.post(&format!("/kill/{id}"));
@@ -366,4 +366,37 @@ fn kill_may_race_with_the_start_of_a_payload() {
     }
     assert_eq!((client.health("running"), client.health("waiting")), (0, 0));
     client.result(&client.run("exit 0")).file(".orchestrator.exit");
+}
+
+/// Three kills of one payload that waits, at once; the client is gone with the first answer.
+#[test]
+fn a_kill_that_was_answered_holds_in_the_next_life_whoever_asked_for_it_too() {
+    for durable in ["on", "off"] {
+        for _ in 0..5 {
+            let (_home, data) = place();
+            let journal = data.with_file_name("journal");
+            let client = Client::at(&data, &[("MAX_JOBS", "1"), ("DURABLE", durable)]);
+            let running = client.run("#!/bin/sh\necho > on\nwhile :; do sleep 0.1; done\n");
+            client.wait_for_file(&running, "on");
+            let waiting = client.run(&format!("echo ran >> {}", journal.display()));
+            let (answered_tx, answered_rx) = std::sync::mpsc::channel();
+            for id in [&waiting, &waiting, &waiting, &running] {
+                let (address, path, answered) = (client.address, format!("/kill/{id}"), answered_tx.clone());
+                let is_of_waiting = *id == waiting;
+                thread::spawn(move || {
+                    // The last ones may find nobody any more.
+                    let answer = std::panic::catch_unwind(|| wire::call(address, "POST", &path).status);
+                    let _ = answered.send((is_of_waiting, answer));
+                });
+            }
+            let first = answered_rx.recv_timeout(PATIENCE).unwrap();
+            client.kill();
+            let (is_of_waiting, Ok(200)) = first else { panic!("not answered") };
+            let next = Client::at(&data, &[("MAX_JOBS", "1")]);
+            let id = if is_of_waiting { &waiting } else { &running };
+            assert_eq!(next.result(id).json("status").as_deref(), Some("Killed"), "DURABLE={durable}");
+            next.result(&next.run("true"));
+            assert!(!is_of_waiting || !journal.exists(), "DURABLE={durable}: it was run");
+        }
+    }
 }
