@@ -14,8 +14,8 @@ use crate::data::record::Durability;
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::host::load::Load;
-use crate::host::rlimit;
 use crate::host::service_manager::Notifier;
+use crate::host::{memory, rlimit};
 use crate::http::{self, Listener, Server, Waiting, Watch};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
@@ -69,7 +69,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
             meant = meant
         );
     }
-    let max_connections = rlimit::raise_descriptors(settings.max_connections);
+    let max_connections =
+        rlimit::raise_descriptors(memory::connections(settings.max_connections, http::STACK_BYTES));
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
     // has left is as it was.
     let address = SocketAddr::new(settings.host, settings.port);

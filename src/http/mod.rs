@@ -42,6 +42,9 @@ use pace::Pool;
 /// touched. SQLite needs the most.
 const STACK_WORDS: usize = 16 * 1024;
 
+/// The same in bytes.
+pub const STACK_BYTES: usize = STACK_WORDS * size_of::<usize>();
+
 /// Coroutines kept ready between connections. Each keeps the pages that it has touched, so a big pool costs memory.
 const READY_COROUTINES: usize = 16;
 

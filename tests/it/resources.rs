@@ -211,3 +211,19 @@ fn every_refusal_has_a_stable_code_and_one_sentence() {
         assert!(is_sentence && message.len() < 300, "{message}");
     }
 }
+
+/// A stack takes more of the address space than of the memory: with `ulimit -v` too few could be had.
+#[test]
+fn a_bounded_address_space_lowers_the_connections_and_the_log_says_so() {
+    let script = "ulimit -v 2097152; exec \"$@\"";
+    let client = Client::through(&["env", "MAX_CONNECTIONS=16384", "bash", "-c", script, "bash"]);
+    let line = wait_for("the line about it", || {
+        client
+            .log()
+            .lines()
+            .find(|line| line.contains("MAX_CONNECTIONS is lowered to what"))
+            .map(str::to_owned)
+    });
+    assert!(line.contains("wanted=16384") && line.contains(r#"bound="address space (ulimit -v)""#), "{line}");
+    assert!(client.result(&client.run("#!/bin/sh\n:\n")).status == 200);
+}
