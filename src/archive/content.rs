@@ -4,7 +4,9 @@
 use super::block::{Block, DATA_BYTES, Part};
 use super::deflate::{Deflater, MIN_DEFLATE_BYTES, Sample};
 use super::stream::Content;
+use super::walk::Stamp;
 use flate2::{CompressError, Crc};
+use rustix::fs::fstat;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -19,8 +21,19 @@ pub(super) fn content_of(data: &[u8]) -> Content {
     Content { crc: crc.sum(), size: data.len() as u64 }
 }
 
+/// What a piece of a file turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// There is more to come.
+    More,
+    /// It is the last one.
+    Over,
+    /// The file is not what it was when opened, and had to be.
+    Changed,
+}
+
 /// A file that is being read, up to the size it had when opened. What it has grown by since is not read; if it has shrunk, what
-/// is left is.
+/// is left is. If it has a stamp it must not change at all.
 #[derive(Debug)]
 pub(super) struct Reading {
     file: File,
@@ -29,7 +42,7 @@ pub(super) struct Reading {
     left: u64,
     bytes: u64,
     crc: Crc,
-    cut: Option<io::Error>,
+    stamp: Option<Stamp>,
     /// The end of the piece before.
     history: Vec<u8>,
 }
@@ -39,6 +52,7 @@ impl Reading {
     pub(super) fn begin(
         file: File,
         size: u64,
+        stamp: Option<Stamp>,
         block: &mut Block,
         deflater: &mut Deflater,
     ) -> Result<Self, CompressError> {
@@ -59,20 +73,19 @@ impl Reading {
             left: size,
             bytes: 0,
             crc: Crc::new(),
-            cut: None,
+            stamp,
             history: Vec::new(),
         })
     }
 
     /// Reads all of a small file or the next piece of a large one.
-    pub(super) fn fill(&mut self, block: &mut Block) {
+    pub(super) fn fill(&mut self, block: &mut Block) -> io::Result<Filled> {
         let is_first = self.bytes == 0;
         block.begin(Part::Whole);
         block.deflates = self.deflates;
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(DATA_BYTES);
-        let (filled, cut) = read_full(&self.file, block.space(want));
+        let filled = read_full(&self.file, block.space(want))?;
         block.set_data_bytes(filled);
-        self.cut = cut;
         self.left = if filled < want { 0 } else { self.left - filled as u64 };
         self.bytes += filled as u64;
         self.crc.update(block.data());
@@ -85,21 +98,27 @@ impl Reading {
                 self.history.extend_from_slice(block.end_of_data());
             }
         }
+        if !self.is_over() {
+            return Ok(Filled::More);
+        }
+        Ok(if self.has_changed()? { Filled::Changed } else { Filled::Over })
     }
 
-    /// Nothing is left of it, be that the expected end, an earlier one, or an error.
-    pub(super) fn is_over(&self) -> bool {
+    /// Nothing is left of it, be that the expected end or an earlier one.
+    fn is_over(&self) -> bool {
         self.left == 0
+    }
+
+    fn has_changed(&self) -> io::Result<bool> {
+        match self.stamp {
+            Some(stamp) => Ok(Stamp::from(&fstat(&self.file)?) != stamp),
+            None => Ok(false),
+        }
     }
 
     /// Bytes read.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// The entry ends there because reading failed.
-    pub(super) fn cut(&self) -> Option<&io::Error> {
-        self.cut.as_ref()
     }
 }
 
@@ -122,28 +141,28 @@ fn sample_gains(
     Ok(sample.gains())
 }
 
-/// Reads until `buffer` is full or the file ends; an error goes with the bytes read before it.
-fn read_full(mut file: &File, buffer: &mut [u8]) -> (usize, Option<io::Error>) {
+/// Reads until `buffer` is full or the file ends.
+fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read(rest) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (filled, Some(error)),
+            Err(error) => return Err(error),
         }
     }
-    (filled, None)
+    Ok(filled)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::pack as pack_all;
     use super::super::records::Head;
     use super::super::stream::ZipStream;
     use super::super::tests::{Entry, noise, read_back};
     use super::super::window::Source;
+    use super::super::{ArchiveError, pack as pack_all};
     use super::*;
     use crate::archive::deflate::MIN_SAMPLED_BYTES;
     use rawzip::CompressionMethod;
@@ -155,54 +174,61 @@ mod tests {
 
     /// Files as if they had had these sizes when opened, called 0, 1 and so on.
     struct Files {
-        queue: VecDeque<(File, u64)>,
+        queue: VecDeque<(File, u64, Option<Stamp>)>,
         reading: Option<Reading>,
-        ended: Vec<Ended>,
+        /// Bytes read of each.
+        ended: Vec<u64>,
     }
 
-    /// Bytes read, and the error that ended it.
-    type Ended = (u64, Option<i32>);
-
     impl Source for Files {
-        fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, CompressError> {
+        fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, ArchiveError> {
             let mut reading = if let Some(reading) = self.reading.take() {
                 reading
             } else {
-                let Some((file, size)) = self.queue.pop_front() else { return Ok(false) };
+                let Some((file, size, stamp)) = self.queue.pop_front() else { return Ok(false) };
                 let name = self.ended.len().to_string();
                 block.set_head(&Head { name: name.as_bytes(), mode: 0o100_644, mtime_s: 1 });
-                Reading::begin(file, size, block, deflater)?
+                Reading::begin(file, size, stamp, block, deflater).map_err(ArchiveError::Deflate)?
             };
-            reading.fill(block);
-            if reading.is_over() {
-                self.ended.push((reading.bytes(), reading.cut().and_then(io::Error::raw_os_error)));
-            } else {
-                self.reading = Some(reading);
+            let path = String::new;
+            match reading.fill(block) {
+                Ok(Filled::More) => self.reading = Some(reading),
+                Ok(Filled::Over) => self.ended.push(reading.bytes()),
+                Ok(Filled::Changed) => return Err(ArchiveError::Changed { path: path() }),
+                Err(source) => return Err(ArchiveError::Read { path: path(), source }),
             }
             Ok(true)
         }
     }
 
-    fn pack_files(files: Vec<(File, u64)>, threads: usize, out: &mut dyn Write) -> Vec<Ended> {
-        let mut files = Files { queue: files.into(), reading: None, ended: Vec::new() };
-        let mut zip = ZipStream::new(Path::new("/nonexistent"), out);
-        pack_all(&mut files, threads, &mut zip).unwrap();
-        zip.finish().unwrap();
-        files.ended
+    fn pack_files(files: Vec<(File, u64)>, threads: usize, out: &mut dyn Write) -> Vec<u64> {
+        try_pack_files(files.into_iter().map(|(file, size)| (file, size, None)).collect(), threads, out)
+            .unwrap()
     }
 
-    /// Archives one file as if it had had `size` bytes when opened, and reads the archive back; gives also the bytes read and the
-    /// error that ended it.
+    fn try_pack_files(
+        queue: VecDeque<(File, u64, Option<Stamp>)>,
+        threads: usize,
+        out: &mut dyn Write,
+    ) -> Result<Vec<u64>, ArchiveError> {
+        let mut files = Files { queue, reading: None, ended: Vec::new() };
+        let mut zip = ZipStream::new(Path::new("/nonexistent"), out);
+        pack_all(&mut files, threads, &mut zip)?;
+        zip.finish()?;
+        Ok(files.ended)
+    }
+
+    /// Archives one file as if it had had `size` bytes when opened, and reads the archive back; gives also the bytes read.
     fn pack(
         file: &File,
         size: u64,
         threads: usize,
         out: impl FnOnce(&mut Vec<u8>) -> Box<dyn Write + '_>,
-    ) -> (u64, Option<i32>, Entry) {
+    ) -> (u64, Entry) {
         let mut bytes = Vec::new();
         let ended = pack_files(vec![(file.try_clone().unwrap(), size)], threads, &mut *out(&mut bytes));
         let entry = read_back(&bytes).remove(&b"0"[..]).unwrap();
-        (ended[0].0, ended[0].1, entry)
+        (ended[0], entry)
     }
 
     fn plain(bytes: &mut Vec<u8>) -> Box<dyn Write + '_> {
@@ -232,8 +258,8 @@ mod tests {
                     let data = make(size);
                     let mut methods = Vec::new();
                     for threads in THREADS {
-                        let (bytes, cut, entry) = pack(&file_of(&data), size as u64, threads, plain);
-                        assert_eq!((bytes, cut), (size as u64, None));
+                        let (bytes, entry) = pack(&file_of(&data), size as u64, threads, plain);
+                        assert_eq!(bytes, size as u64);
                         assert!(entry.data == data, "{size}");
                         methods.push(entry.method);
                     }
@@ -247,7 +273,7 @@ mod tests {
     fn noise_that_repeats_far_apart_is_stored() {
         // The sample of the middle begins half a piece before the third repetition: half of it is the first one again.
         let data = noise(256 * 1024).repeat(4);
-        let (_, _, entry) = pack(&file_of(&data), data.len() as u64, 1, plain);
+        let (_, entry) = pack(&file_of(&data), data.len() as u64, 1, plain);
         assert_eq!(entry.method, CompressionMethod::STORE);
     }
 
@@ -266,7 +292,7 @@ mod tests {
         ];
         for (data, method) in cases {
             for threads in THREADS {
-                let (_, _, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
+                let (_, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
                 assert_eq!(entry.method, method, "{} bytes", data.len());
             }
         }
@@ -309,7 +335,7 @@ mod tests {
         data[..20_000].copy_from_slice(&text(20_000));
         data[1_480_000..1_520_000].copy_from_slice(&text(40_000));
         for threads in THREADS {
-            let (_, _, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
+            let (_, entry) = pack(&file_of(&data), data.len() as u64, threads, plain);
             assert_eq!(entry.method, CompressionMethod::DEFLATE);
             assert!(entry.data == data);
         }
@@ -320,8 +346,8 @@ mod tests {
         for make in [text, noise] {
             for (size, threads) in [(1_000, 1), (500_000, 1), (1_000, 3), (500_000, 3)] {
                 let data = make(size + 100_000);
-                let (bytes, cut, entry) = pack(&file_of(&data), size as u64, threads, plain);
-                assert_eq!((bytes, cut), (size as u64, None));
+                let (bytes, entry) = pack(&file_of(&data), size as u64, threads, plain);
+                assert_eq!(bytes, size as u64);
                 assert!(entry.data == data[..size]);
             }
         }
@@ -360,24 +386,44 @@ mod tests {
             let file = file_of(&data);
             let size = data.len() as u64;
             let writer = file.try_clone().unwrap();
-            let (bytes, cut, entry) =
+            let (bytes, entry) =
                 pack(&file, size, threads, |bytes| Box::new(Shrinker { file: writer, to: to as u64, bytes }));
-            assert_eq!((bytes, cut), (to as u64, None));
+            assert_eq!(bytes, to as u64);
             assert!(entry.data == data[..to]);
         }
         for threads in THREADS {
-            let (bytes, _, entry) = pack(&file_of(b"short"), 1_000, threads, plain);
+            let (bytes, entry) = pack(&file_of(b"short"), 1_000, threads, plain);
             assert_eq!((bytes, &entry.data[..]), (5, &b"short"[..]));
         }
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_cut_there() {
+    fn a_file_that_cannot_be_read_is_an_error() {
         // The pages at address 0 of a process are never mapped: reading them is EIO.
         for (size, threads) in [(1_000, 1), (1_000_000, 1), (1_000, 3), (1_000_000, 3)] {
-            let (bytes, cut, entry) = pack(&File::open("/proc/self/mem").unwrap(), size, threads, plain);
-            assert_eq!(cut, Some(5));
-            assert_eq!((bytes, entry.data.len()), (0, 0));
+            let file = File::open("/proc/self/mem").unwrap();
+            let error = try_pack_files([(file, size, None)].into(), threads, &mut Vec::new()).unwrap_err();
+            assert!(
+                matches!(&error, ArchiveError::Read { source, .. } if source.raw_os_error() == Some(5)),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_may_not_change_and_does_is_an_error() {
+        for (threads, to) in [(1, 2_000_001), (2, 20 * DATA_BYTES as u64), (1, 5_000_000)] {
+            let file = file_of(&noise(4_000_000));
+            file.set_modified(std::time::UNIX_EPOCH).unwrap();
+            let stamp = Stamp::from(&fstat(&file).unwrap());
+            let pack = |out: &mut dyn Write| {
+                try_pack_files([(file.try_clone().unwrap(), 4_000_000, Some(stamp))].into(), threads, out)
+            };
+            io::Seek::rewind(&mut &file).unwrap();
+            assert_eq!(pack(&mut Vec::new()).unwrap(), [4_000_000]);
+            io::Seek::rewind(&mut &file).unwrap();
+            let error = pack(&mut Shrinker { file: file.try_clone().unwrap(), to, bytes: &mut Vec::new() });
+            assert!(matches!(error, Err(ArchiveError::Changed { .. })), "{error:?}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod block;
 mod central_directory;
 mod content;
 mod deflate;
+mod names;
 mod output;
 mod records;
 mod skipped;
@@ -55,12 +56,26 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
     /// The directory is missing, is no directory, or may not be read.
-    #[error("cannot open directory {}", path.display())]
+    #[error("cannot open directory {}: {source}", path.display())]
     OpenDirectory {
         /// The directory that was to be archived.
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The host could not read it: a disk that fails, no more descriptors or memory.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Relative to the directory, made printable; empty for the directory itself.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The payload has ended, and yet something changed while it was sent: another program did that.
+    #[error("{path} was changed or removed while it was sent")]
+    Changed {
+        /// Relative to the directory, made printable; empty for the directory itself.
+        path: String,
     },
     /// The receiver failed: most often it went away.
     #[error("cannot write the archive")]
@@ -79,9 +94,13 @@ pub enum ArchiveError {
 /// Writes the ZIP of `directory` to `out`, which need not seek.
 ///
 /// Blocking; for a disk thread. `spool` is a directory for the unlinked temporary file of the central directory, which is
-/// made only when that outgrows 256 KiB. The directory may change meanwhile: what is gone is not in the archive, what
-/// cannot be read is listed in [`Summary::skipped`] and in a last entry `.orchestrator.skipped`. After an error the output
-/// is no archive: whoever receives it must be told that it ended early.
+/// made only when that outgrows 256 KiB. What cannot be archived by the payload's own doing (a pipe, a file that another user
+/// has closed) is listed in [`Summary::skipped`] and in a last entry `.orchestrator.skipped`. After an error the output is no
+/// archive: whoever receives it must be told that it ended early.
+///
+/// `is_final`: the payload has ended. All that was there is in the archive then, or in that list; a change is an error, and what the
+/// payload has closed is opened. Else the directory may change meanwhile: what is gone is not in the archive. What the host cannot
+/// read is an error in any case.
 ///
 /// `threads` compress, this one among them; the others are started when there is enough to do, and have ended when this returns.
 /// For one it takes about 0.6 MiB, for more about 0.9 MiB each.
@@ -89,9 +108,10 @@ pub fn write_zip(
     directory: &Path,
     spool: &Path,
     threads: usize,
+    is_final: bool,
     out: &mut dyn Write,
 ) -> Result<Summary, ArchiveError> {
-    let mut tree = Tree::open(directory)
+    let mut tree = Tree::open(directory, is_final)
         .map_err(|source| ArchiveError::OpenDirectory { path: directory.to_path_buf(), source })?;
     let mut zip = ZipStream::new(spool, out);
     pack(&mut tree, threads, &mut zip)?;

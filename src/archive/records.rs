@@ -4,7 +4,7 @@
 use super::ArchiveError;
 use rawzip::extra_fields::ExtraFieldId;
 use rawzip::path::EntryPath;
-use rawzip::time::UtcDateTime;
+use rawzip::time::{DosDateTime, UtcDateTime};
 use rawzip::{
     CompressionMethod, Header, WrittenZipEntry, ZipArchiveWriter, ZipDirBuilder, ZipEntryWriter,
     ZipFileBuilder,
@@ -12,10 +12,14 @@ use rawzip::{
 use std::cell::Cell;
 use std::io::{self, Write};
 
+/// 1980-01-01T00:00:00Z and 2107-12-31T23:59:58Z, the first and the last time of MS-DOS, in seconds since 1970.
+const FIRST_DOS_S: i64 = 315_532_800;
+const LAST_DOS_S: i64 = 4_354_819_198;
+
 /// What stands in the headers of an entry.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Head<'a> {
-    /// Relative path with `/`, at most 65,535 bytes; that of a directory ends in `/`.
+    /// Relative path with `/` in UTF-8, at most 65,535 bytes; that of a directory ends in `/`.
     pub name: &'a [u8],
     /// Type and permission bits, as in `st_mode`.
     pub mode: u32,
@@ -62,6 +66,14 @@ impl<'a> Head<'a> {
         let [a, b, c, d] = seconds.to_le_bytes();
         [1, a, b, c, d] // 1: the modification time follows, and no other
     }
+
+    /// Time and date as MS-DOS has them (4.4.6), the whole of them within its years. rawzip clamps the year alone.
+    fn dos_words(&self) -> [u8; 4] {
+        let clamped = self.mtime_s.clamp(FIRST_DOS_S, LAST_DOS_S);
+        let dos = DosDateTime::from(&UtcDateTime::from_unix(clamped));
+        let ([a, b], [c, d]) = (dos.packed_time().to_le_bytes(), dos.packed_date().to_le_bytes());
+        [a, b, c, d]
+    }
 }
 
 /// CRC and size of data that is known before its header is written.
@@ -84,20 +96,20 @@ const UTF8_BIT: u16 = 1 << 11;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patch {
     utf8: bool,
+    dos: [u8; 4],
     known: Option<Known>,
 }
 
 impl Patch {
-    /// ASCII needs no bit: it is the same in code page 437, the encoding without the bit (appendix D). What is not valid UTF-8
-    /// goes out as it is, without.
-    pub(super) fn new(name: &[u8], known: Option<Known>) -> Self {
-        let utf8 = !name.is_ascii() && std::str::from_utf8(name).is_ok();
-        Self { utf8, known }
+    /// ASCII needs no bit: it is the same in code page 437, the encoding without the bit (appendix D).
+    pub(super) fn new(head: &Head<'_>, known: Option<Known>) -> Self {
+        Self { utf8: !head.name.is_ascii(), dos: head.dos_words(), known }
     }
 
     /// Corrects a local header (4.3.7).
     pub(super) fn local(self, header: &mut [u8]) {
         self.bits(header, 6);
+        put(header, 10, &self.dos);
         if let Some(known) = self.known {
             put(header, 14, &known.crc.to_le_bytes());
             put(header, 18, &known.compressed_size.to_le_bytes());
@@ -108,6 +120,7 @@ impl Patch {
     /// Corrects a central record (4.3.12), and cuts off the end records that rawzip puts behind it.
     pub(super) fn central(self, record: &mut Vec<u8>) {
         self.bits(record, 8);
+        put(record, 12, &self.dos);
         // The lengths of name, extra fields and comment, which follow the 46 bytes that are always there.
         let length = [28, 30, 32].map(|at| usize::from(u16_at(record, at)));
         record.truncate(46 + length.iter().sum::<usize>());

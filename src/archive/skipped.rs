@@ -58,7 +58,7 @@ impl SkipList {
 }
 
 /// A path on one line: a name may hold line ends, which would forge lines of the list.
-fn printable(path: &[u8]) -> String {
+pub(super) fn printable(path: &[u8]) -> String {
     // A character has at most four bytes, so that the rest of a very long path need not be decoded.
     let start = path.get(..MAX_PATH_CHARS * 4).unwrap_or(path);
     let mut text = String::new();

@@ -42,7 +42,7 @@ impl<'a> ZipStream<'a> {
 
     /// A directory; `head.name` ends in `/`.
     pub(super) fn directory(&mut self, head: &Head<'_>) -> Result<(), ArchiveError> {
-        let patch = Patch::new(head.name, None);
+        let patch = Patch::new(head, None);
         let mut archive = self.caught.archive_at(self.output.offset());
         head.directory(&mut archive)?;
         self.caught.release(|header| {
@@ -90,7 +90,7 @@ impl<'a> ZipStream<'a> {
         known: Option<Known>,
         body: impl FnOnce(Send<'_>) -> Result<Content, ArchiveError>,
     ) -> Result<(), ArchiveError> {
-        let patch = Patch::new(head.name, known);
+        let patch = Patch::new(head, known);
         let mut archive = self.caught.archive_at(self.output.offset());
         let mut entry = head.file(&mut archive, method)?;
         self.caught.release(|header| {

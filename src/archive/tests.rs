@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Command;
 use std::time::UNIX_EPOCH;
 use tempfile::{TempDir, tempdir};
@@ -65,7 +65,7 @@ fn zip(directory: &Path) -> (Summary, Vec<u8>) {
 fn zip_by(threads: usize, directory: &Path) -> (Summary, Vec<u8>) {
     let spool = tempdir().unwrap();
     let mut bytes = Vec::new();
-    let summary = write_zip(directory, spool.path(), threads, &mut bytes).unwrap();
+    let summary = write_zip(directory, spool.path(), threads, true, &mut bytes).unwrap();
     assert_eq!(summary.output_bytes, bytes.len() as u64);
     (summary, bytes)
 }
@@ -155,7 +155,7 @@ fn modes_times_and_links_are_kept() {
     let expected = ["absolute", "dangling", "run.sh", "sub/", "sub/empty/", "sub/secret", "to-dir"];
     assert_eq!(names(&entries), expected.map(str::as_bytes));
     let entry = |name: &str| &entries[name.as_bytes()];
-    assert_eq!(entry("run.sh").mode, 0o104_755);
+    assert_eq!(entry("run.sh").mode, 0o100_755, "setuid does not travel");
     assert_eq!(entry("run.sh").mtime_s, 1_000_000_001);
     assert_eq!(entry("run.sh").data, b"#!/bin/sh\n");
     assert_eq!(entry("sub/secret").mode, 0o100_600);
@@ -194,7 +194,7 @@ fn unzip_restores_times_links_and_modes_in_any_time_zone() {
 }
 
 #[test]
-fn names_keep_every_byte() {
+fn names_keep_every_byte_that_readers_take() {
     let dir = tempdir().unwrap();
     let long = "x".repeat(255);
     let cases: [(&[u8], bool); 10] = [
@@ -206,7 +206,7 @@ fn names_keep_every_byte() {
         (b"...", false),
         (b"a..b", false),
         (b"line\nend", false),
-        (b"latin-\xe9", false), // not UTF-8: raw, without the flag
+        (b"latin-\xe9", false),
         (long.as_bytes(), false),
     ];
     for (name, _) in cases {
@@ -215,7 +215,9 @@ fn names_keep_every_byte() {
     let (_, bytes) = zip(dir.path());
     let entries = read_back(&bytes);
     for (name, utf8) in cases {
-        let entry = entries.get(name).unwrap_or_else(|| unreachable!("{}", name.escape_ascii()));
+        // Readers in Java take no name that is not UTF-8.
+        let told = if name == b"latin-\xe9" { b"latin-%E9" } else { name };
+        let entry = entries.get(told).unwrap_or_else(|| unreachable!("{}", name.escape_ascii()));
         assert_eq!(entry.data, name);
         assert_eq!(entry.utf8, utf8, "{}", name.escape_ascii());
     }
@@ -243,14 +245,65 @@ fn small_entries_can_be_read_without_seeking() {
 }
 
 #[test]
-fn pipes_and_sockets_are_left_out_without_blocking() {
+fn a_name_that_is_not_utf_8_takes_no_other_ones_place() {
+    let dir = tempdir().unwrap();
+    for name in [&b"a\xff"[..], b"a%FF", b"b\xff", b"b%25"] {
+        fs::create_dir(dir.path().join(OsStr::from_bytes(name))).unwrap();
+        fs::write(dir.path().join(OsStr::from_bytes(name)).join("file"), name).unwrap();
+    }
+    let (summary, bytes) = zip(dir.path());
+    let entries = read_back(&bytes);
+    assert_eq!(summary.skipped_total, 1);
+    assert_eq!(summary.skipped[0].path, "a\u{fffd}");
+    assert_eq!(entries[&b"a%FF/file"[..]].data, b"a%FF");
+    assert_eq!(entries[&b"b%FF/file"[..]].data, b"b\xff");
+    assert_eq!(entries[&b"b%25/file"[..]].data, b"b%25");
+    assert_others_read(&bytes);
+}
+
+/// Bytes of MS-DOS time and date in all records.
+fn dos_words(zip: &[u8]) -> Vec<[u8; 4]> {
+    let at = |signature: &[u8], offset: usize| {
+        let starts = zip.windows(4).enumerate().filter(move |(_, bytes)| *bytes == signature);
+        starts.map(move |(start, _)| zip[start + offset..start + offset + 4].try_into().unwrap())
+    };
+    at(b"PK\x03\x04", 10).chain(at(b"PK\x01\x02", 12)).collect()
+}
+
+#[test]
+fn times_that_ms_dos_does_not_know_are_its_first_or_last_as_a_whole() {
+    let first = [0, 0, 0x21, 0]; // 1980-01-01 00:00:00
+    let last = [0x7d, 0xbf, 0x9f, 0xff]; // 2107-12-31 23:59:58
+    for (mtime_s, words) in [(0, first), (315_532_799, first), (315_532_800, first), (4_500_000_000, last)] {
+        let dir = tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        set_mtime(&dir.path().join("file"), mtime_s);
+        if fs::metadata(dir.path().join("file")).unwrap().mtime() != mtime_s {
+            continue; // the file system has no such time
+        }
+        let (_, bytes) = zip(dir.path());
+        assert_eq!(dos_words(&bytes), [words; 2], "{mtime_s}");
+        // Readers of the extended timestamp get the time as it is.
+        assert_eq!(read_back(&bytes)[&b"file"[..]].mtime_s, mtime_s.min(u32::MAX.into()));
+        assert_others_read(&bytes);
+    }
+}
+
+#[test]
+fn pipes_and_sockets_are_listed_without_blocking() {
     let dir = tempdir().unwrap();
     mknodat(CWD, dir.path().join("pipe"), FileType::Fifo, Mode::from(0o644), 0).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
     fs::write(dir.path().join("file"), "x").unwrap();
     let start = std::time::Instant::now();
-    assert_eq!(names(&entries_of(dir.path())), [b"file"]);
-    assert!(start.elapsed().as_secs() < 5);
+    let (_, bytes) = zip(dir.path());
+    assert!(start.elapsed().as_secs() < 30);
+    let entries = read_back(&bytes);
+    assert_eq!(names(&entries), [SKIPPED_NAME, b"file"]);
+    let list = String::from_utf8(entries[SKIPPED_NAME].data.clone()).unwrap();
+    let mut lines: Vec<_> = list.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["pipe: it is a named pipe", "socket: it is a socket"]);
 }
 
 #[test]
@@ -267,7 +320,7 @@ fn what_cannot_be_opened_as_a_directory_is_an_error() {
     fs::write(dir.path().join("file"), "").unwrap();
     symlink("/etc", dir.path().join("link")).unwrap();
     for name in ["missing", "file", "link"] {
-        let result = write_zip(&dir.path().join(name), dir.path(), 1, &mut Vec::new());
+        let result = write_zip(&dir.path().join(name), dir.path(), 1, true, &mut Vec::new());
         assert!(matches!(result, Err(ArchiveError::OpenDirectory { .. })), "{name}");
     }
 }
@@ -302,34 +355,62 @@ fn a_receiver_that_fails_ends_the_work_at_once() {
     for threads in [1, 4] {
         let (summary, _) = zip_by(threads, dir.path());
         for room in (0..usize::try_from(summary.output_bytes).unwrap()).step_by(50_000) {
-            let result = write_zip(dir.path(), dir.path(), threads, &mut Full(room));
+            let result = write_zip(dir.path(), dir.path(), threads, true, &mut Full(room));
             assert!(matches!(result, Err(ArchiveError::Write(_))), "{room}");
         }
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_listed_in_the_archive() {
+fn what_the_payload_has_closed_is_opened_once_it_has_ended() {
     if is_root() {
         return; // root reads everything
     }
     let dir = tempdir().unwrap();
-    fs::write(dir.path().join("open"), "x").unwrap();
-    fs::write(dir.path().join("closed"), "x").unwrap();
-    fs::create_dir(dir.path().join("shut")).unwrap();
-    for name in ["closed", "shut"] {
-        fs::set_permissions(dir.path().join(name), PermissionsExt::from_mode(0o000)).unwrap();
-    }
-    let (summary, bytes) = zip(dir.path());
-    let entries = read_back(&bytes);
-    assert_eq!(names(&entries), [SKIPPED_NAME, b"open", b"shut/"]);
-    assert_eq!((summary.entries, summary.skipped_total), (3, 2));
-    let list = String::from_utf8(entries[SKIPPED_NAME].data.clone()).unwrap();
-    let mut lines: Vec<_> = list.lines().collect();
-    lines.sort_unstable();
+    let at = |name: &str| dir.path().join(name);
+    fs::write(at("open"), "x").unwrap();
+    fs::write(at("closed"), "y").unwrap();
+    fs::create_dir(at("shut")).unwrap();
+    fs::write(at("shut/file"), "z").unwrap();
+    fs::create_dir(at("listed")).unwrap();
+    fs::write(at("listed/file"), "z").unwrap();
+    let close = || {
+        for (name, mode) in [("closed", 0), ("shut/file", 0), ("shut", 0), ("listed", 0o600), ("", 0o000)] {
+            fs::set_permissions(at(name), PermissionsExt::from_mode(mode)).unwrap();
+        }
+    };
+    close();
+    let running = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, &mut Vec::new());
+    assert!(matches!(running, Err(ArchiveError::OpenDirectory { .. })));
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+    let mut bytes = Vec::new();
+    let summary = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, &mut bytes).unwrap();
+    assert_eq!(names(&read_back(&bytes)), [SKIPPED_NAME, b"listed/", b"open", b"shut/"]);
+    let mut told: Vec<_> =
+        summary.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
+    told.sort_unstable();
     let denied = "Permission denied (os error 13)";
-    assert_eq!(lines, [format!("closed: {denied}"), format!("shut/: cannot list it: {denied}")]);
+    assert_eq!(
+        told,
+        [
+            format!("closed: {denied}"),
+            format!("listed/file: {denied}"),
+            format!("shut/: cannot list it: {denied}")
+        ]
+    );
     assert_others_read(&bytes);
+    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o000)).unwrap();
+    // Twice: what has been opened stays so.
+    for _ in 0..2 {
+        let entries = entries_of(dir.path());
+        assert_eq!(
+            names(&entries),
+            [&b"closed"[..], b"listed/", b"listed/file", b"open", b"shut/", b"shut/file"]
+        );
+        assert_eq!((&entries[&b"closed"[..]].data[..], entries[&b"closed"[..]].mode), (&b"y"[..], 0o100_400));
+        assert_eq!(entries[&b"shut/"[..]].mode, 0o040_500);
+    }
+    fs::set_permissions(at("shut"), PermissionsExt::from_mode(0o700)).unwrap();
 }
 
 #[test]
@@ -492,7 +573,7 @@ fn an_archive_over_4_gib_opens_everywhere() {
         fs::hard_link(&first, dir.path().join(file.to_string())).unwrap();
     }
     let archive = tempfile::NamedTempFile::new().unwrap();
-    let summary = write_zip(dir.path(), dir.path(), 2, &mut archive.as_file()).unwrap();
+    let summary = write_zip(dir.path(), dir.path(), 2, true, &mut archive.as_file()).unwrap();
     assert!(summary.output_bytes > u64::from(u32::MAX));
     let path = archive.path().to_str().unwrap();
     let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";

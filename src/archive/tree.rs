@@ -1,19 +1,22 @@
 //! What a walk finds, as blocks; what is lost on the way goes to the list of skipped paths.
 //! Nothing here compresses or writes.
 
-use super::SKIPPED_NAME;
 use super::block::{Block, Part};
-use super::content::{Reading, content_of};
+use super::content::{Filled, Reading, content_of};
 use super::deflate::Deflater;
+use super::names::zip_name;
 use super::records::Head;
-use super::skipped::SkipList;
+use super::skipped::{SkipList, printable};
 use super::walk::{Found, Meta, Walk};
 use super::window::Source;
+use super::{ArchiveError, SKIPPED_NAME};
 use crate::data::record;
-use flate2::CompressError;
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
+
+/// `S_ISUID | S_ISGID`.
+const SET_ID_BITS: u32 = 0o6000;
 
 /// A directory that is being archived.
 #[derive(Debug)]
@@ -26,8 +29,14 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        Ok(Self { walk: Walk::open(directory)?, reading: None, input_bytes: 0, skipped: SkipList::default() })
+    /// `is_final`: the payload has ended, and nothing may change any more.
+    pub(super) fn open(directory: &Path, is_final: bool) -> io::Result<Self> {
+        Ok(Self {
+            walk: Walk::open(directory, is_final)?,
+            reading: None,
+            input_bytes: 0,
+            skipped: SkipList::default(),
+        })
     }
 
     /// Bytes read from files, and what was left out or cut short.
@@ -41,7 +50,7 @@ impl Tree {
         found: Found,
         block: &mut Block,
         deflater: &mut Deflater,
-    ) -> Result<bool, CompressError> {
+    ) -> Result<bool, ArchiveError> {
         let name = self.walk.name();
         // The client's own note of the payload, and what it is before it is moved into its place: no result of the payload's.
         if record::is_record(name) {
@@ -54,18 +63,19 @@ impl Tree {
         match found {
             Found::Directory { meta, unlisted } => {
                 block.begin(Part::Directory);
-                block.set_head(&head(name, meta));
+                block.set_head(&head(&zip_name(name), meta));
                 if let Some(reason) = unlisted {
                     self.skipped.add(name, format_args!("cannot list it: {reason}"));
                 }
             }
-            Found::File { file, meta, size } => {
-                block.set_head(&head(name, meta));
-                let reading = Reading::begin(file, size, block, deflater)?;
-                self.read_on(reading, block);
+            Found::File { file, meta, size, stamp } => {
+                block.set_head(&head(&zip_name(name), meta));
+                let reading =
+                    Reading::begin(file, size, stamp, block, deflater).map_err(ArchiveError::Deflate)?;
+                self.read_on(reading, block)?;
             }
             Found::Link { meta, target } => {
-                block.set_head(&head(name, meta));
+                block.set_head(&head(&zip_name(name), meta));
                 fill_link(&target, block);
             }
             Found::Lost(reason) => {
@@ -76,26 +86,25 @@ impl Tree {
         Ok(true)
     }
 
-    fn read_on(&mut self, mut reading: Reading, block: &mut Block) {
-        reading.fill(block);
-        if !reading.is_over() {
-            self.reading = Some(reading);
-            return;
+    fn read_on(&mut self, mut reading: Reading, block: &mut Block) -> Result<(), ArchiveError> {
+        let path = || printable(self.walk.name());
+        match reading.fill(block) {
+            Err(source) => return Err(ArchiveError::Read { path: path(), source }),
+            Ok(Filled::Changed) => return Err(ArchiveError::Changed { path: path() }),
+            Ok(Filled::More) => self.reading = Some(reading),
+            Ok(Filled::Over) => self.input_bytes += reading.bytes(),
         }
-        self.input_bytes += reading.bytes();
-        if let Some(reason) = reading.cut() {
-            self.skipped.add(self.walk.name(), format_args!("cut after {} bytes: {reason}", reading.bytes()));
-        }
+        Ok(())
     }
 }
 
 impl Source for Tree {
-    fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, CompressError> {
+    fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, ArchiveError> {
         if let Some(reading) = self.reading.take() {
-            self.read_on(reading, block);
+            self.read_on(reading, block)?;
             return Ok(true);
         }
-        while let Some(found) = self.walk.next() {
+        while let Some(found) = self.walk.next()? {
             if self.take(found, block, deflater)? {
                 return Ok(true);
             }
@@ -118,6 +127,7 @@ fn is_reserved(name: &[u8]) -> bool {
     name.strip_prefix(SKIPPED_NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
+/// Nobody gets a program from an archive that runs as somebody else: the bits for that do not travel.
 fn head(name: &[u8], meta: Meta) -> Head<'_> {
-    Head { name, mode: meta.mode, mtime_s: meta.mtime_s }
+    Head { name, mode: meta.mode & !SET_ID_BITS, mtime_s: meta.mtime_s }
 }

@@ -1,17 +1,23 @@
 //! The entries below a directory, one after the other, each directory before what it holds.
+//! Of a payload that has ended nothing is missed: what changes meanwhile, and what the host cannot read, ends the walk.
 //! A payload may change the tree meanwhile: every step is relative to an open directory and follows no link, so that it cannot
 //! lead outside. Nothing is written here, and no content is read.
 
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
-use rustix::fs::{fstat, openat, readlinkat, statat};
+use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{accessat, fchmod, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use super::ArchiveError;
+use super::names::zip_name;
+use super::skipped::printable;
 use crate::data::directory::{self, Id};
 
 /// Length field of a name in ZIP headers (APPNOTE 4.4.10); the last byte of a directory's name is `/`.
@@ -41,25 +47,44 @@ impl From<&Stat> for Meta {
     }
 }
 
+/// By which it is seen that a file or a directory has changed: size, and time of the last change of what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    size: i64,
+    mtime: (i64, u64),
+}
+
+impl From<&Stat> for Stamp {
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)] // other types on other machines
+    fn from(stat: &Stat) -> Self {
+        Self { size: i64::from(stat.st_size), mtime: (stat.st_mtime, stat.st_mtime_nsec as u64) }
+    }
+}
+
 /// What stands under [`Walk::name`].
 #[derive(Debug)]
 pub(super) enum Found {
     /// Its entries come next, unless it may not be listed.
     Directory { meta: Meta, unlisted: Option<Lost> },
-    /// A regular file, open for reading, and its size at that time.
-    File { file: File, meta: Meta, size: u64 },
+    /// A regular file, open for reading, and its size at that time. Where it has to stay as it is, the stamp to know it by.
+    File { file: File, meta: Meta, size: u64, stamp: Option<Stamp> },
     /// A symbolic link and where it points.
     Link { meta: Meta, target: CString },
-    /// Something that should be archived and cannot.
+    /// Something that should be archived and cannot, by the payload's own doing.
     Lost(Lost),
 }
 
 /// Why something cannot be archived.
 #[derive(Debug)]
 pub(super) enum Lost {
-    System(Errno),
+    /// Its mode, and that it belongs to another user.
+    Closed(Errno),
+    /// A pipe, a socket or a device.
+    Special(FileType),
     /// Longer than `MAX_NAME_BYTES`.
     NameTooLong,
+    /// Its name is not UTF-8, and what it would be called instead is there too.
+    NameTaken,
     /// It was one thing when listed and another when opened.
     Changed,
     /// A directory deep down was moved away while its entries were archived, and cannot be found again.
@@ -69,8 +94,14 @@ pub(super) enum Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::System(errno) => io::Error::from(*errno).fmt(f),
+            Self::Closed(errno) => io::Error::from(*errno).fmt(f),
+            Self::Special(FileType::Fifo) => f.write_str("it is a named pipe"),
+            Self::Special(FileType::Socket) => f.write_str("it is a socket"),
+            Self::Special(_) => f.write_str("it is a device"),
             Self::NameTooLong => f.write_str("the path has more than the 65,535 bytes of a ZIP name"),
+            Self::NameTaken => {
+                f.write_str("its name is not UTF-8, and the name with %XX for it is there too")
+            }
             Self::Changed => f.write_str("it became something else while the archive was made"),
             Self::Moved => {
                 f.write_str("it was moved while the archive was made; not all of its entries are here")
@@ -82,6 +113,8 @@ impl fmt::Display for Lost {
 /// A walk in progress. Memory is in proportion to the depth, never to the number of entries.
 #[derive(Debug)]
 pub(super) struct Walk {
+    /// Whether the payload has ended: nobody writes to its directory then.
+    is_final: bool,
     root: OwnedFd,
     /// From the root to the current directory.
     levels: Vec<Level>,
@@ -96,6 +129,8 @@ struct Level {
     dir: Option<Dir>,
     /// Device and inode, to know it again.
     id: Id,
+    /// How it was when its first entry was read.
+    stamp: Stamp,
     /// Where to read on when opened again, as `getdents64` told.
     resume_at: u64,
     /// `Walk::name` up to here is the name of this directory, with its `/`.
@@ -103,12 +138,19 @@ struct Level {
 }
 
 impl Walk {
-    /// Begins with the entries of `directory`; it has no entry itself.
-    pub(super) fn open(directory: &Path) -> io::Result<Self> {
-        let root = openat(CWD, directory, directory::FLAGS, Mode::empty())?;
-        let top = openat(&root, c".", directory::FLAGS, Mode::empty())?;
+    /// Begins with the entries of `directory`; it has no entry itself. `is_final`: the payload has ended, which makes every change
+    /// an error, and lets us open what it has closed.
+    pub(super) fn open(directory: &Path, is_final: bool) -> io::Result<Self> {
+        let root = match openat(CWD, directory, directory::FLAGS, Mode::empty()) {
+            Err(Errno::ACCESS) if is_final => {
+                let path = CString::new(directory.as_os_str().as_bytes())?;
+                open_closed_directory(CWD, &path)?
+            }
+            other => other?,
+        };
+        let top = open_whole(openat(&root, c".", directory::FLAGS, Mode::empty()), is_final)?;
         let stat = fstat(&top)?;
-        let mut walk = Self { root, levels: Vec::new(), name: Vec::new() };
+        let mut walk = Self { is_final, root, levels: Vec::new(), name: Vec::new() };
         walk.enter(top, &stat)?;
         Ok(walk)
     }
@@ -118,16 +160,16 @@ impl Walk {
         &self.name
     }
 
-    /// The next thing to archive; pipes, sockets, devices and what has vanished are passed over.
-    pub(super) fn next(&mut self) -> Option<Found> {
+    /// The next thing to archive. What has vanished from the directory of a payload that runs is passed over.
+    pub(super) fn next(&mut self) -> Result<Option<Found>, ArchiveError> {
         loop {
-            let level = self.levels.last_mut()?;
+            let Some(level) = self.levels.last_mut() else { return Ok(None) };
             self.name.truncate(level.name_bytes);
             let entry = match level.dir.as_mut().map(Dir::read) {
                 Some(Some(Ok(entry))) => entry,
-                Some(Some(Err(errno))) => return Some(Found::Lost(Lost::System(errno))), // `read` is at its end then
-                Some(None) | None => match self.leave() {
-                    Some(lost) => return Some(Found::Lost(lost)),
+                Some(Some(Err(errno))) => return Err(self.cannot_read(errno)),
+                Some(None) | None => match self.leave()? {
+                    Some(lost) => return Ok(Some(Found::Lost(lost))),
                     None => continue,
                 },
             };
@@ -139,41 +181,51 @@ impl Walk {
             level.resume_at = entry.offset().cast_unsigned();
             self.name.extend_from_slice(bytes);
             let seen = match level.dir.as_ref().map(Dir::fd) {
-                Some(Ok(dir)) => look(dir, entry.file_name(), entry.file_type()),
+                Some(Ok(dir)) => look(dir, entry.file_name(), entry.file_type(), self.is_final),
                 Some(Err(errno)) => Err(errno),
                 None => continue,
             };
-            if let Some(found) = self.judge(seen) {
-                return Some(found);
+            if let Some(found) = self.judge(seen)? {
+                return Ok(Some(found));
             }
         }
     }
 
-    fn judge(&mut self, seen: Result<Seen, Errno>) -> Option<Found> {
+    fn judge(&mut self, seen: Result<Seen, Errno>) -> Result<Option<Found>, ArchiveError> {
         if matches!(seen, Ok(Seen::Directory(..) | Seen::Closed(..))) {
             self.name.push(b'/');
         }
-        let too_long = self.name.len() > MAX_NAME_BYTES;
-        match seen {
-            Err(Errno::NOENT) | Ok(Seen::Special) => None,
+        let too_long = zip_name(&self.name).len() > MAX_NAME_BYTES;
+        let found = match seen {
+            Err(Errno::NOENT) if !self.is_final => return Ok(None),
             // What the flags make of a link in the place of a file or a directory, and of a file in that of a directory.
-            Err(Errno::LOOP | Errno::NOTDIR) | Ok(Seen::Changed) => Some(Found::Lost(Lost::Changed)),
-            Err(errno) => Some(Found::Lost(Lost::System(errno))),
-            Ok(_) if too_long => Some(Found::Lost(Lost::NameTooLong)),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE) | Ok(Seen::Changed) => {
+                if self.is_final {
+                    return Err(self.changed());
+                }
+                Found::Lost(Lost::Changed)
+            }
+            Err(errno @ (Errno::ACCESS | Errno::PERM)) => Found::Lost(Lost::Closed(errno)),
+            Err(errno) => return Err(self.cannot_read(errno)),
+            Ok(Seen::Special(kind)) => Found::Lost(Lost::Special(kind)),
+            Ok(Seen::NameTaken) => Found::Lost(Lost::NameTaken),
+            Ok(_) if too_long => Found::Lost(Lost::NameTooLong),
             Ok(Seen::Directory(fd, stat)) => {
-                let unlisted = self.enter(fd, &stat).err().map(Lost::System);
-                Some(Found::Directory { meta: Meta::from(&stat), unlisted })
+                self.enter(fd, &stat).map_err(|errno| self.cannot_read(errno))?;
+                Found::Directory { meta: Meta::from(&stat), unlisted: None }
             }
             Ok(Seen::Closed(stat, errno)) => {
-                Some(Found::Directory { meta: Meta::from(&stat), unlisted: Some(Lost::System(errno)) })
+                Found::Directory { meta: Meta::from(&stat), unlisted: Some(Lost::Closed(errno)) }
             }
-            Ok(Seen::File(fd, stat)) => Some(Found::File {
+            Ok(Seen::File(fd, stat)) => Found::File {
                 file: File::from(fd),
                 meta: Meta::from(&stat),
                 size: u64::try_from(stat.st_size).unwrap_or_default(),
-            }),
-            Ok(Seen::Link(stat, target)) => Some(Found::Link { meta: Meta::from(&stat), target }),
-        }
+                stamp: self.is_final.then(|| Stamp::from(&stat)),
+            },
+            Ok(Seen::Link(stat, target)) => Found::Link { meta: Meta::from(&stat), target },
+        };
+        Ok(Some(found))
     }
 
     /// Goes down into a directory, whose name stands in `self.name`.
@@ -181,6 +233,7 @@ impl Walk {
         self.levels.push(Level {
             dir: Some(Dir::new(fd)?),
             id: directory::id(stat),
+            stamp: Stamp::from(stat),
             resume_at: 0,
             name_bytes: self.name.len(),
         });
@@ -192,41 +245,67 @@ impl Walk {
     }
 
     /// Goes up; tells if the directory above cannot be read on.
-    fn leave(&mut self) -> Option<Lost> {
-        let child = self.levels.pop()?;
-        let (parent, above) = self.levels.split_last()?;
-        if parent.dir.is_some() {
-            return None;
-        }
-        self.name.truncate(parent.name_bytes);
-        let reopened = child
-            .dir
-            .and_then(|dir| dir.fd().and_then(|fd| directory::open_same(fd, c"..", parent.id)).ok())
-            .or_else(|| self.open_from_root(parent, above.is_empty()));
-        let resumed = reopened.and_then(|fd| directory::resume(fd, parent.resume_at).ok());
-        match (resumed, self.levels.last_mut()) {
-            (Some(dir), Some(parent)) => {
-                parent.dir = Some(dir);
-                None
+    fn leave(&mut self) -> Result<Option<Lost>, ArchiveError> {
+        let Some(child) = self.levels.pop() else { return Ok(None) };
+        let child_fd = child.dir.as_ref().and_then(|dir| dir.fd().ok());
+        if let Some(fd) = child_fd.filter(|_| self.is_final) {
+            let stat = fstat(fd).map_err(|errno| self.cannot_read(errno))?;
+            // Something came or went, or all of it is gone.
+            if Stamp::from(&stat) != child.stamp || stat.st_nlink == 0 {
+                return Err(self.changed());
             }
-            _ => Some(Lost::Moved),
+        }
+        let Some((parent, above)) = self.levels.split_last() else { return Ok(None) };
+        if parent.dir.is_some() {
+            return Ok(None);
+        }
+        let name_bytes = parent.name_bytes;
+        let resumed = child_fd
+            .ok_or(Errno::STALE)
+            .and_then(|fd| directory::open_same(fd, c"..", parent.id))
+            .or_else(|_| self.open_from_root(parent, above.is_empty()))
+            .and_then(|fd| directory::resume(fd, parent.resume_at));
+        self.name.truncate(name_bytes);
+        match (resumed, self.levels.last_mut()) {
+            (Ok(dir), Some(parent)) => {
+                parent.dir = Some(dir);
+                Ok(None)
+            }
+            (Err(errno), _) if !is_of_the_tree(errno) => Err(self.cannot_read(errno)),
+            _ if self.is_final => Err(self.changed()),
+            _ => Ok(Some(Lost::Moved)),
         }
     }
 
     /// Opens the directory of a level by its name, component by component, if it is still the same.
-    fn open_from_root(&self, level: &Level, is_root: bool) -> Option<OwnedFd> {
+    fn open_from_root(&self, level: &Level, is_root: bool) -> Result<OwnedFd, Errno> {
         if is_root {
-            return directory::open_same(self.root.as_fd(), c".", level.id).ok();
+            return directory::open_same(self.root.as_fd(), c".", level.id);
         }
         let mut at = None;
-        for component in
-            self.name.get(..level.name_bytes)?.split(|byte| *byte == b'/').filter(|name| !name.is_empty())
-        {
+        let name = self.name.get(..level.name_bytes).unwrap_or_default();
+        for component in name.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let parent = at.as_ref().unwrap_or(&self.root);
-            at = Some(openat(parent, component, directory::FLAGS, Mode::empty()).ok()?);
+            at = Some(openat(parent, component, directory::FLAGS, Mode::empty())?);
         }
-        at.filter(|fd| directory::id_of(fd) == Ok(level.id))
+        let directory = at.ok_or(Errno::STALE)?;
+        if directory::id_of(&directory)? == level.id { Ok(directory) } else { Err(Errno::STALE) }
     }
+
+    /// The host cannot read what stands under the name.
+    fn cannot_read(&self, errno: Errno) -> ArchiveError {
+        ArchiveError::Read { path: printable(&self.name), source: errno.into() }
+    }
+
+    /// What stands under the name is not what it was.
+    fn changed(&self) -> ArchiveError {
+        ArchiveError::Changed { path: printable(&self.name) }
+    }
+}
+
+/// Whether an error comes of what lies in the tree, and not of the state of the host.
+fn is_of_the_tree(errno: Errno) -> bool {
+    matches!(errno, Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE | Errno::ACCESS | Errno::PERM)
 }
 
 /// An entry as it was met, before the walk moves.
@@ -237,19 +316,28 @@ enum Seen {
     File(OwnedFd, Stat),
     Link(Stat, CString),
     /// A pipe, a socket or a device.
-    Special,
+    Special(FileType),
+    NameTaken,
     Changed,
 }
 
-fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType) -> Result<Seen, Errno> {
+fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType, is_final: bool) -> Result<Seen, Errno> {
+    if let Cow::Owned(other_name) = zip_name(name.to_bytes()) {
+        match statat(dir, other_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(Seen::NameTaken),
+            // NAMETOOLONG: there is none of that name.
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     let file_type = match listed_as {
         // Some file systems do not tell.
         FileType::Unknown => FileType::from_raw_mode(statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode),
         known => known,
     };
     match file_type {
-        FileType::RegularFile => look_at_file(dir, name),
-        FileType::Directory => look_at_directory(dir, name),
+        FileType::RegularFile => look_at_file(dir, name, is_final),
+        FileType::Directory => look_at_directory(dir, name, is_final),
         FileType::Symlink => {
             let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
             match readlinkat(dir, name, Vec::new()) {
@@ -260,34 +348,43 @@ fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType) -> Result<Seen, E
                 Err(errno) => Err(errno),
             }
         }
-        _ => Ok(Seen::Special),
+        special => Ok(Seen::Special(special)),
     }
 }
 
-fn look_at_file(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
-    match openat(dir, name, FILE_FLAGS, Mode::empty()) {
+fn look_at_file(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result<Seen, Errno> {
+    let opened = match openat(dir, name, FILE_FLAGS, Mode::empty()) {
+        Err(Errno::ACCESS) if is_final => {
+            directory::open_closed(dir, name, FileType::RegularFile, Mode::RUSR, FILE_FLAGS)
+        }
+        other => other,
+    };
+    match opened {
         Ok(fd) => {
             let stat = fstat(&fd)?;
             Ok(match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => Seen::File(fd, stat),
                 FileType::Directory => Seen::Changed,
-                _ => Seen::Special,
+                special => Seen::Special(special),
             })
         }
-        Err(Errno::NXIO) => Ok(Seen::Special), // it has become a socket, open(2)
+        Err(Errno::NXIO) => Ok(Seen::Special(FileType::Socket)), // it has become one, open(2)
         Err(errno) => Err(errno),
     }
 }
 
-fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
-    match openat(dir, name, directory::FLAGS, Mode::empty()) {
+fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result<Seen, Errno> {
+    let opened = match openat(dir, name, directory::FLAGS, Mode::empty()) {
+        Err(Errno::ACCESS) if is_final => open_closed_directory(dir, name),
+        other => other,
+    };
+    match open_whole(opened, is_final) {
         Ok(fd) => {
             let stat = fstat(&fd)?;
             Ok(Seen::Directory(fd, stat))
         }
-        Err(errno @ (Errno::NOENT | Errno::LOOP | Errno::NOTDIR)) => Err(errno),
         // The directory itself can be archived nevertheless.
-        Err(errno) => {
+        Err(errno @ (Errno::ACCESS | Errno::PERM)) => {
             let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
             Ok(if FileType::from_raw_mode(stat.st_mode).is_dir() {
                 Seen::Closed(stat, errno)
@@ -295,7 +392,23 @@ fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr) -> Result<Seen, Errno> {
                 Seen::Changed
             })
         }
+        Err(errno) => Err(errno),
     }
+}
+
+fn open_closed_directory(at: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    directory::open_closed(at, name, FileType::Directory, Mode::RUSR | Mode::XUSR, directory::FLAGS)
+}
+
+/// Sees to it that what is in the directory of a payload that has ended can be opened, if the directory is ours.
+fn open_whole(opened: Result<OwnedFd, Errno>, is_final: bool) -> Result<OwnedFd, Errno> {
+    let directory = opened?;
+    if is_final && accessat(&directory, c".", Access::EXEC_OK, AtFlags::empty()) == Err(Errno::ACCESS) {
+        let mode = Mode::from_raw_mode(fstat(&directory)?.st_mode);
+        // If it fails, each entry tells that it cannot be opened.
+        let _ = fchmod(&directory, mode | Mode::XUSR);
+    }
+    Ok(directory)
 }
 
 #[cfg(test)]
@@ -324,12 +437,12 @@ mod tests {
         for name in names {
             make(&payload.path().join(name));
         }
-        let mut walk = Walk::open(payload.path()).unwrap();
-        walk.next().unwrap();
+        let mut walk = Walk::open(payload.path(), false).unwrap();
+        walk.next().unwrap().unwrap();
         let first = name(&walk);
         let other = names.into_iter().find(|other| *other != first.trim_end_matches('/')).unwrap();
         swap(&payload.path().join(other));
-        walk.next()
+        walk.next().unwrap()
     }
 
     #[test]
@@ -370,7 +483,7 @@ mod tests {
                 rustix::fs::mknodat(CWD, path, FileType::Fifo, Mode::RWXU, 0).unwrap();
             },
         );
-        assert!(found.is_none(), "{found:?}");
+        assert!(matches!(found, Some(Found::Lost(Lost::Special(FileType::Fifo)))), "{found:?}");
     }
 
     #[test]
@@ -405,7 +518,7 @@ mod tests {
 
     /// Walks until a directory of this name has been entered.
     fn walk_to(walk: &mut Walk, directory: &str, seen: &mut BTreeSet<String>) {
-        while walk.next().is_some() {
+        while walk.next().unwrap().is_some() {
             seen.insert(name(walk));
             if walk.name().ends_with(directory.as_bytes()) {
                 return;
@@ -420,10 +533,10 @@ mod tests {
         for file in 0..500 {
             fs::write(payload.path().join(format!("1/2/more-{file}")), "").unwrap();
         }
-        let mut walk = Walk::open(payload.path()).unwrap();
+        let mut walk = Walk::open(payload.path(), false).unwrap();
         let mut count = 0;
         let mut seen = BTreeSet::new();
-        while let Some(found) = walk.next() {
+        while let Some(found) = walk.next().unwrap() {
             assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             count += 1;
             seen.insert(name(&walk));
@@ -437,11 +550,11 @@ mod tests {
     fn a_parent_that_moved_with_its_child_is_read_on() {
         let (payload, outside) = payload_and_secret();
         ladder(payload.path(), 40);
-        let mut walk = Walk::open(payload.path()).unwrap();
+        let mut walk = Walk::open(payload.path(), false).unwrap();
         let mut seen = BTreeSet::new();
         walk_to(&mut walk, "/40/", &mut seen);
         fs::rename(payload.path().join("1/2"), outside.path().join("2")).unwrap();
-        while let Some(found) = walk.next() {
+        while let Some(found) = walk.next().unwrap() {
             assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             seen.insert(name(&walk));
         }
@@ -452,11 +565,11 @@ mod tests {
     fn a_child_moved_outside_does_not_lead_there() {
         let (payload, outside) = payload_and_secret();
         ladder(payload.path(), 40);
-        let mut walk = Walk::open(payload.path()).unwrap();
+        let mut walk = Walk::open(payload.path(), false).unwrap();
         let mut seen = BTreeSet::new();
         walk_to(&mut walk, "/40/", &mut seen);
         fs::rename(payload.path().join("1/2/3"), outside.path().join("3")).unwrap();
-        while let Some(found) = walk.next() {
+        while let Some(found) = walk.next().unwrap() {
             // `1/2` has not moved, and is found again by its name.
             assert!(!matches!(found, Found::Lost(_)), "{found:?} {}", name(&walk));
             seen.insert(name(&walk));
@@ -469,7 +582,7 @@ mod tests {
     fn a_directory_that_cannot_be_found_again_is_reported_and_the_rest_is_walked() {
         let (payload, outside) = payload_and_secret();
         ladder(payload.path(), 40);
-        let mut walk = Walk::open(payload.path()).unwrap();
+        let mut walk = Walk::open(payload.path(), false).unwrap();
         let mut seen = BTreeSet::new();
         walk_to(&mut walk, "/40/", &mut seen);
         fs::rename(payload.path().join("1/2/3"), outside.path().join("3")).unwrap();
@@ -477,7 +590,7 @@ mod tests {
         fs::create_dir(payload.path().join("1/2")).unwrap();
         fs::write(payload.path().join("1/2/impostor"), "").unwrap();
         let mut lost = Vec::new();
-        while let Some(found) = walk.next() {
+        while let Some(found) = walk.next().unwrap() {
             if let Found::Lost(reason) = found {
                 lost.push((name(&walk), reason.to_string()));
             } else {
@@ -488,5 +601,62 @@ mod tests {
         assert_eq!(lost[0].0, "1/2/");
         assert!(seen.contains("1/file") && seen.contains("1/2/3/file"));
         assert!(!seen.iter().any(|name| name.ends_with("secret") || name.ends_with("impostor")));
+    }
+
+    #[test]
+    fn of_a_payload_that_has_ended_nothing_may_go_or_come_or_become_something_else() {
+        type Change = fn(&Path);
+        let changes: [(&str, Change); 5] = [
+            ("a directory that is to come goes", |path| fs::remove_dir_all(path.join("1/2/3/4/5")).unwrap()),
+            ("a file that is to come goes", |path| fs::remove_file(path.join("1/2/3/4/5/file")).unwrap()),
+            ("what was there goes", |path| fs::remove_dir_all(path.join("1")).unwrap()),
+            ("a file comes at the top", |path| fs::write(path.join("new"), "").unwrap()),
+            ("a directory becomes a link", |path| {
+                fs::rename(path.join("1/2/3/4/5"), path.join("1/2/3/4/six")).unwrap();
+                symlink("six", path.join("1/2/3/4/5")).unwrap();
+            }),
+        ];
+        for (what, change) in changes {
+            let payload = tempdir().unwrap();
+            ladder(payload.path(), 40);
+            // The clock of file times may have steps of some milliseconds.
+            for directory in ["", "1", "1/2/3/4", "1/2/3/4/5"] {
+                let past = fs::File::open(payload.path().join(directory)).unwrap();
+                past.set_modified(std::time::UNIX_EPOCH).unwrap();
+            }
+            let mut walk = Walk::open(payload.path(), true).unwrap();
+            walk_to(&mut walk, "1/2/3/4/", &mut BTreeSet::new());
+            change(payload.path());
+            let end = loop {
+                match walk.next() {
+                    Ok(Some(Found::Lost(lost))) => break Err(format!("lost: {lost}")),
+                    Ok(Some(_)) => {}
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error.to_string()),
+                }
+            };
+            let error = end.expect_err(what);
+            assert!(error.ends_with("was changed or removed while it was sent"), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_host_cannot_read_ends_the_walk_of_any_payload() {
+        let payload = tempdir().unwrap();
+        ladder(payload.path(), 40);
+        for is_final in [false, true] {
+            let mut walk = Walk::open(payload.path(), is_final).unwrap();
+            for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::IO] {
+                let error = walk.judge(Err(errno)).unwrap_err();
+                assert!(
+                    matches!(&error, ArchiveError::Read { source, .. }
+                    if source.raw_os_error() == Some(errno.raw_os_error())),
+                    "{error}"
+                );
+            }
+            // The payload's own doing.
+            let found = walk.judge(Err(Errno::ACCESS)).unwrap();
+            assert!(matches!(found, Some(Found::Lost(Lost::Closed(_)))), "{found:?}");
+        }
     }
 }

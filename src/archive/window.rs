@@ -19,7 +19,7 @@ const WORTH_THREADS_BYTES: usize = 256 * 1024;
 /// Where blocks come from.
 pub(super) trait Source {
     /// Makes `block` the next part of the archive. `false` at its end.
-    fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, CompressError>;
+    fn fill(&mut self, block: &mut Block, deflater: &mut Deflater) -> Result<bool, ArchiveError>;
 }
 
 /// The blocks on their way, shared by the threads.
@@ -145,7 +145,7 @@ impl<'scope, 'env> Packer<'scope, 'env> {
 
     /// The next block of the archive, ready to go out. `None` at the end.
     pub(super) fn next(&mut self, source: &mut dyn Source) -> Result<Option<Block>, ArchiveError> {
-        self.read_ahead(source).map_err(ArchiveError::Deflate)?;
+        self.read_ahead(source)?;
         let mut state = self.window.lock();
         loop {
             match state.slots.front() {
@@ -176,7 +176,7 @@ impl<'scope, 'env> Packer<'scope, 'env> {
         self.free.push(block);
     }
 
-    fn read_ahead(&mut self, source: &mut dyn Source) -> Result<(), CompressError> {
+    fn read_ahead(&mut self, source: &mut dyn Source) -> Result<(), ArchiveError> {
         while !self.is_at_end && self.window.lock().slots.len() < self.room {
             let mut block = self.free.pop().unwrap_or_default();
             if !source.fill(&mut block, &mut self.deflater)? {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     impl Source for Endless {
-        fn fill(&mut self, block: &mut Block, _: &mut Deflater) -> Result<bool, CompressError> {
+        fn fill(&mut self, block: &mut Block, _: &mut Deflater) -> Result<bool, ArchiveError> {
             block.begin(Part::Whole);
             block.mtime_s = i64::try_from(self.made).unwrap();
             // Every third needs no work.

@@ -2,9 +2,9 @@
 //! link, and knows a directory again by its device and inode.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Dir, Mode, OFlags, SeekFrom, Stat, fstat, openat, seek};
+use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, chmod, fstat, openat, seek};
 use rustix::io::Errno;
 
 /// To list a directory, and nothing else in its place.
@@ -29,6 +29,30 @@ pub fn id_of(directory: impl AsFd) -> Result<Id, Errno> {
 pub fn open_same(at: BorrowedFd<'_>, name: &CStr, expected: Id) -> Result<OwnedFd, Errno> {
     let directory = openat(at, name, FLAGS, Mode::empty())?;
     if id_of(&directory)? == expected { Ok(directory) } else { Err(Errno::STALE) }
+}
+
+/// Opens a file or a directory of this kind whose owner, which we are, has closed it: with these bits added to its mode, which it
+/// keeps. `EACCES` if it is not ours.
+pub fn open_closed(
+    at: impl AsFd,
+    name: &CStr,
+    kind: FileType,
+    bits: Mode,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let handle = openat(at, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let mode = fstat(&handle)?.st_mode;
+    if FileType::from_raw_mode(mode) != kind {
+        return Err(Errno::NOTDIR);
+    }
+    // By the descriptor: the name may be a link by now, and there was no way to change a mode without following links before
+    // fchmodat2(2) of Linux 6.6.
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    match chmod(&*path, Mode::from_raw_mode(mode) | bits) {
+        Err(Errno::PERM) => return Err(Errno::ACCESS),
+        done => done?,
+    }
+    openat(CWD, &*path, flags.difference(OFlags::NOFOLLOW), Mode::empty())
 }
 
 /// Reads a directory from a position that an earlier descriptor gave; file systems keep these meaningful, as NFS servers need
