@@ -7,7 +7,7 @@
 
 #![no_main]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -46,7 +46,7 @@ fuzz_target!(|input: &[u8]| {
     let nodes = make(&directory, &script);
     let mut bytes = Vec::new();
     let threads = 1 + input.len() % 3;
-    let summary = archive::write_zip(&directory, place, threads, &mut bytes)
+    let summary = archive::write_zip(&directory, place, threads, true, &mut bytes)
         .expect("nothing is in the way of an archive");
     assert_eq!(summary.output_bytes, bytes.len() as u64);
     let found = read_back(&bytes, summary.entries);
@@ -225,13 +225,49 @@ fn read_back(bytes: &[u8], entries: u64) -> Nodes {
 
 // --- the judgement
 
+/// What a name is called in an archive: in UTF-8.
+fn told_as(name: &[u8]) -> Vec<u8> {
+    let parts = name.split(|byte| *byte == b'/').map(|part| {
+        if std::str::from_utf8(part).is_ok() {
+            return part.to_vec();
+        }
+        let mut escaped = Vec::new();
+        for chunk in part.utf8_chunks() {
+            escaped.extend(chunk.valid().replace('%', "%25").into_bytes());
+            escaped.extend(chunk.invalid().iter().flat_map(|byte| format!("%{byte:02X}").into_bytes()));
+        }
+        escaped
+    });
+    parts.collect::<Vec<_>>().join(&b'/')
+}
+
 fn check(mut expected: Nodes, mut found: Nodes, summary: &archive::Summary) {
+    // The client's own note is no result.
+    let is_note = |name: &[u8], node: &Node| record::is_record(name) && node.kind != FileType::Directory;
+    let all: BTreeSet<Vec<u8>> = expected.keys().cloned().collect();
+    expected.retain(|name, node| !is_note(name, node));
     // Left out, and told.
     let is_reserved = |name: &[u8]| {
         name.strip_prefix(SKIPPED).is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
+    // Of two that would have one name in UTF-8, the one that has it takes it, and what is below the other is not looked at.
+    let is_taken = |name: &[u8]| {
+        let ends = name.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        ends.chain([name.len()]).any(|end| {
+            let path = &name[..end];
+            let (above, last) =
+                path.split_at(path.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1));
+            let other = [above, &*told_as(last)].concat();
+            !last.is_empty()
+                && other != path
+                && [other.clone(), [&*other, b"/"].concat()].iter().any(|other| all.contains(other))
+        })
+    };
     let is_told = |name: &[u8], node: &Node| {
-        node.kind != FileType::Fifo && (is_reserved(name) || name.len() > MOST_NAME_BYTES)
+        node.kind == FileType::Fifo
+            || is_reserved(name)
+            || told_as(name).len() > MOST_NAME_BYTES
+            || is_taken(name)
     };
     let told = expected.iter().filter(|(name, node)| is_told(name, node)).count();
     // Of a directory whose name is too long nothing below is looked at.
@@ -242,9 +278,8 @@ fn check(mut expected: Nodes, mut found: Nodes, summary: &archive::Summary) {
         summary.skipped
     );
     assert_eq!(summary.skipped_total == 0, told == 0, "{told} should be told: {:?}", summary.skipped);
-    // A pipe means nothing in an archive, and the client's own note is no result.
-    let is_note = |name: &[u8], node: &Node| record::is_record(name) && node.kind != FileType::Directory;
-    expected.retain(|name, node| !is_note(name, node) && node.kind != FileType::Fifo && !is_told(name, node));
+    expected.retain(|name, node| !is_told(name, node));
+    let expected: Nodes = expected.into_iter().map(|(name, node)| (told_as(&name), node)).collect();
 
     let list = found.remove(SKIPPED);
     assert_eq!(list.is_some(), summary.skipped_total > 0);

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::Access;
 use rustix::io::Errno;
 
-use super::Api;
+use super::{Api, RETRY_AFTER_S};
 use crate::archive::{self, ArchiveError};
+use crate::data::path::DataPath;
 use crate::event;
 use crate::http::{Caller, HttpError, Request, Response};
 use crate::payload::{Payload, PayloadId, Status};
+use crate::store::Store;
 
 /// The longest `?wait=`, in seconds: proxies on the way give up at about that.
 const MAX_WAIT_S: u64 = 300;
@@ -66,87 +67,145 @@ fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
 pub(super) fn get_partial(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
     let payload = api.find(id)?;
     match payload.status {
-        Status::Cleaned => {
-            Err(HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE."))
-        }
+        Status::Cleaned => Err(cleaned()),
         _ => zip(api, &payload, false),
     }
 }
 
-/// `is_result`: with its last byte the payload is told.
+/// `is_result`: with its last byte the payload is told. Until it is out, or the reader is given up, the directory stays.
 fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpError> {
     if let Some(since) = api.data_path.stuck_for() {
         return Err(HttpError::disk_stuck(since));
     }
-    let (id, directory, looked_at) = (payload.id, PathBuf::from(&payload.loc), payload.loc.clone());
-    let (spool, store, threads) = (api.data_path.path().to_owned(), api.store.clone(), api.zip_threads);
-    let check = move || {
-        is_there(Path::new(&looked_at)).inspect_err(|error| {
-            event!(Error, "no archive", payload = id, directory = looked_at, reason = error.code);
-        })
+    let source = Source {
+        id: payload.id,
+        directory: PathBuf::from(&payload.loc),
+        is_final: payload.finished_at.is_some(),
+        data_path: api.data_path.clone(),
+        store: api.store.clone(),
     };
+    // Whoever removes it has changed the status first.
+    let lease = api.remover.lease(&source.directory).ok_or_else(cleaned)?;
+    let (looked_at, store, threads) = (source.clone(), api.store.clone(), api.zip_threads);
+    let check = move || looked_at.check().inspect_err(|error| looked_at.tell_refused(error));
     let write = move |out: &mut dyn io::Write| {
-        write(id, &directory, &spool, threads, out)?;
-        if is_result { store.set_told(id).map_err(io::Error::other) } else { Ok(()) }
+        source.write(threads, out)?;
+        drop(lease);
+        if is_result { store.set_told(source.id).map_err(io::Error::other) } else { Ok(()) }
     };
-    Ok(Response::streamed("application/zip", check, write)
-        .header("Content-Disposition", format!("attachment; filename=\"{id}.zip\"")))
+    let name = format!("attachment; filename=\"{}.zip\"", payload.id);
+    Ok(Response::streamed("application/zip", check, write).header("Content-Disposition", name))
 }
 
-/// A payload may have moved its directory away, put a link to elsewhere in its place, or closed it.
-fn is_there(directory: &Path) -> Result<(), HttpError> {
-    if !fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
-        return Err(gone());
-    }
-    match rustix::fs::access(directory, Access::READ_OK | Access::EXEC_OK) {
-        Err(Errno::ACCESS) => {
-            let message = "The payload has closed its directory to the user of the client (chmod); let it leave it open.";
-            Err(HttpError::new(404, "directory_closed", message))
-        }
-        _ => Ok(()),
-    }
+fn cleaned() -> HttpError {
+    HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE.")
 }
 
-fn gone() -> HttpError {
-    HttpError::new(404, "directory_gone", "The directory of this payload is gone from the disk.")
-}
-
-fn write(
+/// What an archive is made of.
+#[derive(Clone)]
+struct Source {
     id: PayloadId,
-    directory: &Path,
-    spool: &Path,
-    threads: usize,
-    out: &mut dyn io::Write,
-) -> io::Result<()> {
-    match archive::write_zip(directory, spool, threads, out) {
-        Ok(summary) => {
-            for skipped in &summary.skipped {
-                event!(
-                    Warn,
-                    "left out of the archive",
-                    payload = id,
-                    path = skipped.path,
-                    reason = skipped.reason
-                );
+    directory: PathBuf,
+    /// The payload has ended: nothing is left out then, and nothing may change.
+    is_final: bool,
+    data_path: DataPath,
+    store: Store,
+}
+
+impl Source {
+    /// A payload may have moved its directory away, put a link to elsewhere in its place, or closed it.
+    fn check(&self) -> Result<(), HttpError> {
+        if !fs::symlink_metadata(&self.directory).is_ok_and(|found| found.is_dir()) {
+            return Err(self.gone());
+        }
+        Ok(())
+    }
+
+    /// Nothing has been sent yet.
+    fn tell_refused(&self, error: &HttpError) {
+        event!(
+            Error,
+            "no archive",
+            payload = self.id,
+            directory = self.directory.display(),
+            reason = error.code
+        );
+    }
+
+    fn gone(&self) -> HttpError {
+        // With DATA_PATH all directories are away; they may come back with it.
+        if !self.data_path.path().is_dir() || self.data_path.trouble().is_some() {
+            let message = "DATA_PATH is not there or fails; ask again once /ready is 200.";
+            return HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S);
+        }
+        match self.store.get(self.id) {
+            Ok(Some(payload)) if payload.status == Status::Cleaned => cleaned(),
+            _ => {
+                HttpError::new(404, "directory_gone", "The directory of this payload is gone from the disk.")
             }
+        }
+    }
+
+    /// Writes the archive. An error is told by its status where nothing has gone out yet; else it cuts the transfer.
+    fn write(&self, threads: usize, out: &mut dyn io::Write) -> io::Result<()> {
+        let written = archive::write_zip(&self.directory, self.data_path.path(), threads, self.is_final, out);
+        let summary = written.map_err(|error| self.tell_failed(error))?;
+        for skipped in &summary.skipped {
             event!(
-                Info,
-                "archive sent",
-                payload = id,
-                entries = summary.entries,
-                input_bytes = summary.input_bytes,
-                output_bytes = summary.output_bytes,
-                skipped = summary.skipped_total,
+                Warn,
+                "left out of the archive",
+                payload = self.id,
+                path = skipped.path,
+                reason = skipped.reason
             );
-            Ok(())
         }
-        Err(ArchiveError::Write(error)) => {
-            event!(Info, "archive not sent to its end: the reader is gone", payload = id);
-            Err(error)
+        event!(
+            Info,
+            "archive sent",
+            payload = self.id,
+            entries = summary.entries,
+            input_bytes = summary.input_bytes,
+            output_bytes = summary.output_bytes,
+            skipped = summary.skipped_total,
+        );
+        Ok(())
+    }
+
+    fn tell_failed(&self, error: ArchiveError) -> io::Error {
+        if let ArchiveError::Write(error) = error {
+            event!(Info, "archive not sent to its end: the reader is gone", payload = self.id);
+            return error;
         }
-        Err(error) => {
-            event!(Error, "archive cut short", payload = id, error = error.to_string());
-            Err(io::Error::other(error))
+        event!(Error, "archive refused or cut short", payload = self.id, error = error.to_string());
+        io::Error::other(self.refusal(&error))
+    }
+
+    /// What the caller is told if nothing has gone out yet.
+    fn refusal(&self, error: &ArchiveError) -> HttpError {
+        let (ArchiveError::OpenDirectory { source, .. }
+        | ArchiveError::Read { source, .. }
+        | ArchiveError::Spool(source)) = error
+        else {
+            let message =
+                "The files of this payload changed while they were sent; the client's log says which.";
+            return HttpError::new(500, "answer_failed", message);
+        };
+        match Errno::from_io_error(source) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                let message = "The host has no descriptors or memory left for this archive; ask again.";
+                HttpError::new(503, "busy", message).retry_after(RETRY_AFTER_S)
+            }
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.gone(),
+            Some(Errno::ACCESS | Errno::PERM) => {
+                let message = "The directory of this payload is closed to the user of the client (chmod).";
+                HttpError::new(404, "directory_closed", message)
+            }
+            _ => {
+                self.data_path.suspect(source);
+                let message =
+                    "The disk failed while the files of this payload were read; the client's log says where.";
+                HttpError::new(500, "disk_failed", message)
+            }
         }
     }
 }

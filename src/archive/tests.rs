@@ -263,11 +263,14 @@ fn a_name_that_is_not_utf_8_takes_no_other_ones_place() {
 
 /// Bytes of MS-DOS time and date in all records.
 fn dos_words(zip: &[u8]) -> Vec<[u8; 4]> {
-    let at = |signature: &[u8], offset: usize| {
-        let starts = zip.windows(4).enumerate().filter(move |(_, bytes)| *bytes == signature);
-        starts.map(move |(start, _)| zip[start + offset..start + offset + 4].try_into().unwrap())
-    };
-    at(b"PK\x03\x04", 10).chain(at(b"PK\x01\x02", 12)).collect()
+    let mut words = Vec::new();
+    for (signature, offset) in [(b"PK\x03\x04", 10), (b"PK\x01\x02", 12)] {
+        let starts = zip.windows(4).enumerate().filter(|(_, bytes)| *bytes == signature);
+        words.extend(
+            starts.map(|(start, _)| <[u8; 4]>::try_from(&zip[start + offset..start + offset + 4]).unwrap()),
+        );
+    }
+    words
 }
 
 #[test]

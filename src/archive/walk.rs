@@ -144,11 +144,12 @@ impl Walk {
         let root = match openat(CWD, directory, directory::FLAGS, Mode::empty()) {
             Err(Errno::ACCESS) if is_final => {
                 let path = CString::new(directory.as_os_str().as_bytes())?;
-                open_closed_directory(CWD, &path)?
+                open_closed_directory(CWD, &path)
             }
-            other => other?,
+            other => other,
         };
-        let top = open_whole(openat(&root, c".", directory::FLAGS, Mode::empty()), is_final)?;
+        let root = open_whole(root, is_final)?;
+        let top = openat(&root, c".", directory::FLAGS, Mode::empty())?;
         let stat = fstat(&top)?;
         let mut walk = Self { is_final, root, levels: Vec::new(), name: Vec::new() };
         walk.enter(top, &stat)?;
@@ -608,7 +609,7 @@ mod tests {
         type Change = fn(&Path);
         let changes: [(&str, Change); 5] = [
             ("a directory that is to come goes", |path| fs::remove_dir_all(path.join("1/2/3/4/5")).unwrap()),
-            ("a file that is to come goes", |path| fs::remove_file(path.join("1/2/3/4/5/file")).unwrap()),
+            ("a file beside it goes", |path| fs::remove_file(path.join("1/2/3/4/file")).unwrap()),
             ("what was there goes", |path| fs::remove_dir_all(path.join("1")).unwrap()),
             ("a file comes at the top", |path| fs::write(path.join("new"), "").unwrap()),
             ("a directory becomes a link", |path| {
@@ -621,7 +622,7 @@ mod tests {
             ladder(payload.path(), 40);
             // The clock of file times may have steps of some milliseconds.
             for directory in ["", "1", "1/2/3/4", "1/2/3/4/5"] {
-                let past = fs::File::open(payload.path().join(directory)).unwrap();
+                let past = File::open(payload.path().join(directory)).unwrap();
                 past.set_modified(std::time::UNIX_EPOCH).unwrap();
             }
             let mut walk = Walk::open(payload.path(), true).unwrap();

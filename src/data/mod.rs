@@ -4,6 +4,7 @@
 pub mod directory;
 pub mod disk_error;
 pub mod ids;
+pub mod lease;
 pub mod path;
 pub mod record;
 pub mod remove;

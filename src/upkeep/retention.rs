@@ -3,11 +3,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
+use crate::data::lease::{Lease, Leases};
 use crate::data::record::{self, Durability};
 use crate::event;
 use crate::store::Store;
@@ -18,46 +19,86 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Removes directories, and tries those again that the disk did not let go; cheap to clone.
+/// Removes directories, and tries those again that are being sent, or that the disk did not let go; cheap to clone.
 #[derive(Clone)]
 pub struct Remover {
     durability: Durability,
-    left: Arc<Mutex<Vec<PathBuf>>>,
+    leases: Leases,
+    left: Arc<Mutex<Vec<Left>>>,
+}
+
+/// A directory that is still to be removed.
+struct Left {
+    directory: PathBuf,
+    /// The disk did not let it go, which has been told.
+    has_failed: bool,
 }
 
 impl Remover {
     /// With nothing to try again.
     pub fn new(durability: Durability) -> Self {
-        Self { durability, left: Arc::default() }
+        Self { durability, leases: Leases::default(), left: Arc::default() }
     }
 
-    /// Removes the directory of a payload, now or as soon as the disk lets it go.
+    /// Keeps a directory from being removed as long as the lease is there. `None` if it is being removed.
+    pub fn lease(&self, directory: &Path) -> Option<Lease> {
+        self.leases.read(directory)
+    }
+
+    /// Removes the directory of a payload, now, or as soon as nobody reads it and the disk lets it go.
     pub fn remove(&self, directory: &Path) {
-        if let Err(error) = record::discard(directory, self.durability) {
-            event!(
-                Error,
-                "cannot remove a directory; it is tried again",
-                directory = directory.display(),
-                error = error
-            );
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).push(directory.to_owned());
+        let mut left = Left { directory: directory.to_owned(), has_failed: false };
+        if !self.is_removed(&mut left) {
+            if !left.has_failed {
+                event!(
+                    Info,
+                    "a directory is being sent; it is removed afterwards",
+                    directory = directory.display()
+                );
+            }
+            self.left().push(left);
+        }
+    }
+
+    /// Removes it if nobody reads it. The first failure of the disk is told.
+    fn is_removed(&self, left: &mut Left) -> bool {
+        let directory = &*left.directory;
+        let Some(_lease) = self.leases.remove(directory) else { return false };
+        match record::discard(directory, self.durability) {
+            Ok(()) => true,
+            Err(error) => {
+                if !left.has_failed {
+                    event!(
+                        Error,
+                        "cannot remove a directory; it is tried again",
+                        directory = directory.display(),
+                        error = error
+                    );
+                }
+                left.has_failed = true;
+                false
+            }
         }
     }
 
     fn is_done(&self) -> bool {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.left().is_empty()
     }
 
     fn try_again(&self) {
-        let mut left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        left.retain(|directory| match record::discard(directory, self.durability) {
-            Ok(()) => {
-                event!(Info, "directory removed at last", directory = directory.display());
-                false
+        let mut left = std::mem::take(&mut *self.left());
+        left.retain_mut(|left| {
+            let is_removed = self.is_removed(left);
+            if is_removed {
+                event!(Info, "directory removed at last", directory = left.directory.display());
             }
-            Err(_) => true,
+            !is_removed
         });
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).append(&mut left);
+        self.left().append(&mut left);
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -319,7 +319,9 @@ fn a_data_path_that_comes_back_has_all_its_payloads_and_another_in_its_place_is_
     let elsewhere = home.path().join("elsewhere");
     fs::rename(&data, &elsewhere).unwrap();
     wait_for_state(&client, 503, 503);
-    assert_eq!(get(&client, &ended).error(404), "directory_gone");
+    let refused = get(&client, &ended);
+    assert_eq!(refused.error(503), "disk_failed");
+    assert!(refused.header("retry-after").is_some(), "{}", refused.head);
     assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
     // Another disk.
     fs::create_dir(&data).unwrap();
@@ -524,21 +526,55 @@ fn kill_again(mut client: Client) {
 }
 
 #[test]
-fn what_cannot_be_read_is_named_in_the_zip_or_told() {
+fn what_cannot_be_read_of_an_ended_payload_is_no_zip_without_it() {
     let client = Client::start();
     let id = client.run("echo result > made; echo broken > broken");
     client.result(&id);
     let directory = client.directories().remove(0);
     let broken = directory.join("broken");
     let Some(fault) = Fault::inject(&client, "?read,?pread64", "error=EIO", &[&broken]) else { return };
-    let answer = get(&client, &id);
-    assert_eq!(answer.file("made"), "result\n");
-    assert!(answer.file(".orchestrator.skipped").contains("broken"));
+    assert_eq!(get(&client, &id).error(500), "disk_failed");
+    assert!(client.log().contains("cannot read broken: Input/output error"), "{}", client.log());
     drop(fault);
     let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[&directory]) else { return };
-    assert_eq!(get(&client, &id).error(500), "answer_failed");
+    assert_eq!(get(&client, &id).error(500), "disk_failed");
     drop(fault);
+    for errno in ["EMFILE", "ENFILE", "ENOMEM"] {
+        let effect = format!("error={errno}");
+        let Some(fault) = Fault::inject(&client, "?open,openat", &effect, &[&directory]) else { return };
+        let refused = get(&client, &id);
+        assert_eq!(refused.error(503), "busy", "{errno}");
+        assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+        drop(fault);
+    }
     assert_eq!(get(&client, &id).file("broken"), "broken\n");
+}
+
+/// `EXT4_IOC_SHUTDOWN` of an ext4 that is mounted there: every read and write of it fails from now on, as of a disk that is pulled.
+fn shut_down(mounted: &Path) -> bool {
+    let script = "import fcntl, os, struct, sys
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))";
+    run("python3", &["-c", script, mounted.to_str().unwrap()])
+}
+
+#[test]
+fn a_disk_that_fails_all_reads_gives_no_zip_that_looks_whole() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[]);
+    let id = client.run("mkdir sub; head -c 2000000 /dev/urandom > sub/noise; seq 1000 > other");
+    client.result(&id);
+    if !shut_down(disk.path()) {
+        return;
+    }
+    for path in [format!("/retrieve/{id}"), format!("/retrieve_partial/{id}")] {
+        let answer = wire::try_send(client.address, format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        // Cut, or refused.
+        if let Ok(answer) = answer {
+            assert!(answer.status >= 500, "{}", answer.head);
+        }
+    }
+    // The client is up; it can take nothing.
+    wait_for("/ready", || (client.get("/ready").status == 503).then_some(()));
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! MAX_AGE: what is cleaned up and when, what is never touched, and what becomes of the directories of an earlier life.
 
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::client::{Client, wait_for};
+use crate::wire::{connect, read_answer};
 
 const UNTIL_GO: &str = "#!/bin/sh\nwhile ! [ -e go ]; do sleep 0.02; done\n";
 
@@ -135,4 +138,65 @@ fn only_directory(data: &Path) -> std::path::PathBuf {
     let found: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     assert_eq!(found.len(), 1, "{found:?}");
     found[0].clone()
+}
+
+// --- directories that are being sent
+
+/// A payload of 24 files of a megabyte that does not compress, which has ended. Gives the id.
+fn large_result(client: &Client) -> String {
+    let id =
+        client.run("i=0; while [ $i -lt 24 ]; do head -c 1000000 /dev/urandom > file$i; i=$((i+1)); done");
+    client.retrieve_when(&id, |answer| answer.status == 200);
+    id
+}
+
+/// Asks for a result and reads the beginning of it.
+fn begin_to_read(client: &Client, id: &str) -> TcpStream {
+    let mut stream = connect(client.address);
+    write!(stream, "GET /retrieve/{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    stream
+}
+
+#[test]
+fn a_result_that_is_being_sent_is_removed_only_afterwards() {
+    let client = Client::with(&[("MAX_AGE", "2s"), ("STALL_TIMEOUT", "60s")]);
+    let id = large_result(&client);
+    let mut stream = connect(client.address);
+    write!(stream, "GET /retrieve/{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut bytes = vec![0; 1_000_000];
+    stream.read_exact(&mut bytes).unwrap();
+    client.retrieve_when(&id, |answer| answer.json("status").as_deref() == Some("Cleaned"));
+    wait_for("the postponement", || client.log().contains("it is removed afterwards").then_some(()));
+    assert_eq!(client.directories().len(), 1);
+    stream.read_to_end(&mut bytes).unwrap();
+    let answer = read_answer(&mut bytes.as_slice(), false);
+    assert_eq!(answer.files().iter().filter(|(name, _)| name.starts_with("file")).count(), 24);
+    wait_for("the removal", || client.directories().is_empty().then_some(()));
+    assert!(client.log().contains("directory removed at last"), "{}", client.log());
+    assert!(!client.log().contains("cannot remove"), "{}", client.log());
+}
+
+#[test]
+fn a_reader_that_stands_still_holds_a_directory_no_longer_than_stall_timeout() {
+    let client = Client::with(&[("MAX_AGE", "1s"), ("STALL_TIMEOUT", "2s")]);
+    let id = large_result(&client);
+    let mut stream = begin_to_read(&client, &id);
+    wait_for("the removal", || client.directories().is_empty().then_some(()));
+    assert!(client.log().contains("archive not sent to its end"), "{}", client.log());
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n"));
+}
+
+#[test]
+fn a_result_that_somebody_removes_while_it_is_sent_is_visibly_cut() {
+    let client = Client::start();
+    let id = large_result(&client);
+    let mut stream = begin_to_read(&client, &id);
+    fs::remove_dir_all(client.directories().remove(0)).unwrap();
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
+    wait_for("the log", || client.log().contains("was changed or removed while it was sent").then_some(()));
 }

@@ -205,6 +205,7 @@ fn a_zip_holds_every_file_directory_and_link_with_its_mode_and_time() {
         ".orchestrator.err",
         ".orchestrator.exit",
         ".orchestrator.out",
+        ".orchestrator.skipped",
         "broken",
         "empty/",
         "hard",
@@ -234,6 +235,7 @@ fn a_zip_holds_every_file_directory_and_link_with_its_mode_and_time() {
         assert_eq!(answer.file(name), content, "{name}");
     }
     assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+    assert_eq!(answer.file(".orchestrator.skipped"), "pipe: it is a named pipe\n");
     let modes = [".hidden", "made/", "empty/", "run.sh", "made/nothing"].map(|name| answer.mode(name));
     assert_eq!(modes, [0o600, 0o751, 0o700, 0o755, 0o644]);
     let mut zip = zip::ZipArchive::new(Cursor::new(&answer.body)).unwrap();
@@ -268,6 +270,9 @@ fn unpacks_to_the_same(answer: &Answer, directory: &Path) {
                 "!",
                 "-name",
                 ".orchestrator.payload",
+                "!",
+                "-name",
+                ".orchestrator.skipped",
                 "-printf",
                 format,
             ])
