@@ -500,6 +500,10 @@ impl<'r> Answers<'r> {
                     answer.is_json = value == "application/json";
                     continue;
                 }
+                "Keep-Alive" => {
+                    assert!(value.starts_with("timeout="), "{value}");
+                    continue;
+                }
                 "Date" => {
                     has_date = true;
                     continue;

@@ -62,7 +62,7 @@ pub(super) fn queue_full() -> HttpError {
 fn disk_full() -> HttpError {
     let message =
         "The client's disk takes no more, as its last write told; free space there, or send it elsewhere.";
-    HttpError::new(507, "disk_low", message).retry_after(RETRY_AFTER_S)
+    HttpError::new(503, "disk_low", message).retry_after(RETRY_AFTER_S)
 }
 
 /// Whether writing so many bytes would leave less than MIN_FREE, or nothing.
@@ -80,7 +80,7 @@ pub(super) fn disk_low(free: Free, bytes: u64, min_free: Free) -> Option<HttpErr
     } else {
         return None;
     };
-    Some(HttpError::new(507, "disk_low", message).retry_after(RETRY_AFTER_S))
+    Some(HttpError::new(503, "disk_low", message).retry_after(RETRY_AFTER_S))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Api, ready};
-use crate::data::disk_error::is_full;
+use super::{Api, RETRY_AFTER_S, ready};
+use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::data::ids::IdError;
 use crate::data::record::{self, Durability, FileSystem};
 use crate::event;
@@ -20,9 +20,9 @@ const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 
 #[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
-    let boundary = check(api, request)?;
+    let boundary = check(api, request).inspect_err(tell_refused)?;
     let intake = api.clone();
-    let taken = request.body.feed(move |chunks| intake.take(chunks, &boundary))?;
+    let taken = request.body.feed(move |chunks| intake.take(chunks, &boundary)).inspect_err(tell_refused)?;
     let payload = taken.map_err(|refused| refused.told(api))?;
     Ok(Response::json(200, payload.to_json()))
 }
@@ -36,6 +36,10 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
         let message = "The request has no body; send one with Content-Length or in chunks.";
         return Err(HttpError::new(411, "length_required", message));
     }
+    if let Some(coding) = request.content_encoding {
+        let message = format!("The body is encoded as {coding:?} (Content-Encoding); send it as it is.");
+        return Err(HttpError::new(415, "content_encoding", message));
+    }
     let boundary = upload::boundary(request.content_type.unwrap_or_default()).map_err(|error| {
         let status = match error {
             BoundaryError::NotFormData => 415,
@@ -48,10 +52,7 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
         return Err(too_large(api));
     }
     match ready::obstacles(api, length, api.data_path.free()).into_iter().next() {
-        Some(obstacle) => {
-            event!(Warn, "upload refused", status = obstacle.status, reason = obstacle.code);
-            Err(obstacle)
-        }
+        Some(obstacle) => Err(obstacle),
         None => Ok(boundary),
     }
 }
@@ -69,6 +70,8 @@ impl Api {
             }
             // Most often nothing is there any more. What was noted must not come back by a power cut: it is refused.
             self.remover.remove(&directory);
+            // What is free has changed a lot: the next request goes by what is true now.
+            let _ = self.data_path.free_now();
         })
     }
 
@@ -150,25 +153,30 @@ impl Refused {
 
     /// What the sender is told; the cause goes to the log.
     fn told(self, api: &Api) -> HttpError {
-        match self {
-            Self::Upload(error) => refusal(api, &error),
+        let told = match self {
+            Self::Upload(error) => return refusal(api, &error),
             Self::Draining => ready::draining(),
             Self::TooLate => HttpError::disk_stuck(api.disk_timeout),
             Self::Id(IdError::UsedUp) => HttpError::new(
                 503,
                 "ids_used_up",
-                "All payload ids are used up; give the client a new DATA_PATH.",
-            ),
+                "All payload ids are used up; give the client a new DATA_PATH, or send it elsewhere.",
+            )
+            .retry_after(RETRY_AFTER_S),
             Self::Id(IdError::Mark(error)) | Self::Note(error) => {
                 event!(Error, "upload failed", reason = "cannot be noted", cause = error);
-                if is_full(&error) {
-                    HttpError::new(507, "no_space", NOT_NOTED)
+                return if is_full(&error) {
+                    HttpError::new(507, "no_space", NOT_NOTED).retry_after(RETRY_AFTER_S)
+                } else if is_out_of_descriptors(&error) {
+                    no_descriptors()
                 } else {
                     HttpError::new(500, "disk_failed", NOT_NOTED)
-                }
+                };
             }
             Self::Store(error) => error.into(),
-        }
+        };
+        tell_refused(&told);
+        told
     }
 }
 
@@ -215,12 +223,21 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
             507,
             "disk_low",
             "The upload would take what has to stay free (MIN_FREE); send less.",
-        ),
+        )
+        .retry_after(RETRY_AFTER_S),
+        // The source is what a body of the connection tells: its framing is broken.
+        (_, Some(ErrorKind::InvalidData)) => {
+            let what = cause.clone().unwrap_or_default();
+            HttpError::bad_request(format!(
+                "The body breaks the rules of HTTP (RFC 9112, section 7.1): {what}."
+            ))
+        }
         (_, Some(ErrorKind::TimedOut)) => {
             HttpError::new(408, "request_timeout", "The body stood still for too long; send it again.")
         }
         (Kind::Sender | Kind::Interrupted, _) => HttpError::new(400, error.code(), sentence(error)),
-        (Kind::NoSpace, _) => HttpError::new(507, error.code(), sentence(error)),
+        (Kind::NoSpace, _) => HttpError::new(507, error.code(), sentence(error)).retry_after(RETRY_AFTER_S),
+        (Kind::Disk, _) if error.is_out_of_descriptors() => no_descriptors(),
         (Kind::Disk, _) => HttpError::new(500, error.code(), sentence(error)),
     };
     match error.kind() {
@@ -232,6 +249,16 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
         }
     }
     told
+}
+
+/// What was refused before anything of it was on the disk, for a reason that is no error of the disk.
+fn tell_refused(refused: &HttpError) {
+    event!(Warn, "upload refused", status = refused.status, reason = refused.code);
+}
+
+fn no_descriptors() -> HttpError {
+    let message = "The client has no free descriptor for a file; send it again later, or elsewhere.";
+    HttpError::new(503, "no_descriptors", message).retry_after(RETRY_AFTER_S)
 }
 
 fn sentence(error: &impl std::fmt::Display) -> String {

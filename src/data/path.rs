@@ -138,12 +138,15 @@ impl DataPath {
         }
     }
 
-    /// What is free now. Asks the disk: not for a coroutine.
+    /// What is free now, which is the last look from then on. Asks the disk: not for a coroutine.
     pub fn free_now(&self) -> io::Result<Free> {
         let volume = rustix::fs::statvfs(&*self.path)?;
         // File systems without a fixed number of inodes say 0 of 0.
         let inodes = if volume.f_files == 0 { u64::MAX } else { volume.f_favail };
-        Ok(Free { bytes: volume.f_bavail.saturating_mul(volume.f_frsize), inodes })
+        let free = Free { bytes: volume.f_bavail.saturating_mul(volume.f_frsize), inodes };
+        self.watch.free_bytes.store(free.bytes, Ordering::Relaxed);
+        self.watch.free_inodes.store(free.inodes, Ordering::Relaxed);
+        Ok(free)
     }
 
     /// The absolute path.
@@ -215,12 +218,8 @@ impl DataPath {
             }
             _ => {}
         }
-        match self.free_now() {
-            Ok(free) => {
-                self.watch.free_bytes.store(free.bytes, Ordering::Relaxed);
-                self.watch.free_inodes.store(free.inodes, Ordering::Relaxed);
-            }
-            Err(error) => return Some(format!("{shown} cannot be read: {error}")),
+        if let Err(error) = self.free_now() {
+            return Some(format!("{shown} cannot be read: {error}"));
         }
         if !self.watch.is_suspect.swap(false, Ordering::Relaxed) {
             return None;

@@ -2,15 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use super::body::Body;
 use super::error::HttpError;
 use super::head::{self, Head};
 use super::home::Stream;
 use super::pipe::{LAST_CHUNK, pipe};
-use super::response::{self, Ending, Headers, Payload, Response, Streamed};
+use super::response::{self, After, Ending, Headers, Payload, Response, Streamed};
 use super::watch::Patience;
 use super::wire::Wire;
 use super::{Request, Service, Shared};
@@ -18,6 +18,14 @@ use crate::event;
 
 /// The first piece of a streamed answer, which most often is all of it. Further ones are larger.
 const FIRST_PIECE_BYTES: u64 = 16 * 1024;
+
+/// How long a client that is sent away may go on sending before its connection is cut, as with nginx. Cutting at once would make
+/// its kernel drop the response unread (RFC 9112, section 9.6), and many a sender reads only when it has sent all.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// So many may; the others have less time.
+const MAX_LINGERING: usize = 256;
+const LINGER_IN_A_CROWD: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     wire: Wire,
@@ -38,7 +46,7 @@ impl Connection {
             match &self.next_head() {
                 Ok(Some(head)) => match self.answer(head, service) {
                     Ok(true) => {}
-                    Ok(false) => return self.wire.linger(),
+                    Ok(false) => return self.linger(),
                     // The client is gone, or the response could not be completed: nothing more can be said.
                     Err(_) => return,
                 },
@@ -46,12 +54,19 @@ impl Connection {
                 Err(error) => {
                     event!(Debug, "request refused", status = error.status, reason = error.message);
                     if self.send_last(error.clone(), Headers::new()).is_ok() {
-                        self.wire.linger();
+                        self.linger();
                     }
                     return;
                 }
             }
         }
+    }
+
+    /// Lets a sender come to its end, so that it can read why it was refused. Not for too many at once.
+    fn linger(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let lingering = Counted::enter(&shared.lingering);
+        self.wire.linger(if lingering.before < MAX_LINGERING { LINGER } else { LINGER_IN_A_CROWD });
     }
 
     /// Tells a connection above the limit that it is one too many.
@@ -60,7 +75,7 @@ impl Connection {
         let error = HttpError::new(503, "too_many_connections", message);
         let headers = vec![("Retry-After", "1".into())];
         if self.wire.prepare().is_ok() && self.send_last(error, headers).is_ok() {
-            self.wire.linger();
+            self.wire.linger(LINGER_IN_A_CROWD);
         }
     }
 
@@ -107,7 +122,7 @@ impl Connection {
     #[inline(never)]
     fn answer(&mut self, head: &Head, service: &impl Service) -> io::Result<bool> {
         let shared = Arc::clone(&self.shared);
-        let _in_flight = InFlight::enter(&shared);
+        let _in_flight = Counted::enter(&shared.in_flight);
         let begun = Instant::now();
         let mut body = Body::new(&mut self.wire, &shared, head);
         let response = service.call(Request {
@@ -115,6 +130,7 @@ impl Connection {
             path: &head.path,
             query: &head.query,
             content_type: head.content_type.as_deref(),
+            content_encoding: head.content_encoding.as_deref(),
             body: &mut body,
         });
         let rest = body.into_rest();
@@ -140,15 +156,16 @@ impl Connection {
             Payload::Streamed(_) => Ending::Chunked,
         };
         let sent = Sent { status, is_kept: keep && ending != Ending::Close };
-        let connection = match (sent.is_kept, head.is_http_10) {
-            (false, _) => Some("close"),
-            (true, true) => Some("keep-alive"),
-            (true, false) => None,
-        };
-        let mut message = response::head(status, &headers, ending, connection).into_bytes();
+        let after = if sent.is_kept { After::Kept(self.shared.limits.idle_timeout) } else { After::Closed };
+        let mut message = response::head(status, &headers, ending, after).into_bytes();
         match payload {
             Payload::Streamed(streamed) => {
-                if let Err(refused) = self.send_streamed(message, streamed, ending, head.without_body)? {
+                let streamed = self.send_streamed(message, streamed, ending, head.without_body);
+                if streamed.is_err() && ending == Ending::Close {
+                    // With an ordinary end, what has come would pass for all.
+                    self.wire.reset();
+                }
+                if let Err(refused) = streamed? {
                     // Nothing has been sent yet.
                     return self.send(refused.into(), head, keep);
                 }
@@ -164,7 +181,7 @@ impl Connection {
     /// An error, after which the connection is closed.
     fn send_last(&mut self, error: HttpError, headers: Headers) -> io::Result<()> {
         let (status, headers, body) = error.into_parts(headers);
-        let mut message = response::head(status, &headers, Ending::Length(body.len()), Some("close"));
+        let mut message = response::head(status, &headers, Ending::Length(body.len()), After::Closed);
         message.push_str(&body);
         self.wire.write(message.as_bytes())
     }
@@ -245,18 +262,22 @@ fn head_timeout() -> HttpError {
     HttpError::new(408, "request_timeout", "The head of the request did not arrive in time; send it at once.")
 }
 
-/// Counts a request for as long as it is being answered.
-struct InFlight<'s>(&'s Shared);
+/// Counts something for as long as it is there.
+struct Counted<'c> {
+    count: &'c AtomicUsize,
+    /// How many there were.
+    before: usize,
+}
 
-impl<'s> InFlight<'s> {
-    fn enter(shared: &'s Shared) -> Self {
-        shared.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
+impl<'c> Counted<'c> {
+    fn enter(count: &'c AtomicUsize) -> Self {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        Self { count, before }
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
     }
 }

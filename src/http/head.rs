@@ -55,6 +55,8 @@ pub(super) struct Head {
     pub(super) expects_continue: bool,
     pub(super) framing: Framing,
     pub(super) content_type: Option<String>,
+    /// A Content-Encoding other than `identity`.
+    pub(super) content_encoding: Option<String>,
 }
 
 /// Decodes the head at the start of `input`. `None` if it is not complete; else the head and its length.
@@ -148,6 +150,9 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
         content_type: values(request, "content-type")
             .next()
             .map(|value| String::from_utf8_lossy(value).into_owned()),
+        content_encoding: members(request, "content-encoding")
+            .into_iter()
+            .find(|coding| !["", "identity"].contains(&coding.as_str())),
     })
 }
 

@@ -89,6 +89,8 @@ pub struct Request<'r, 'c> {
     pub query: &'r str,
     /// The value of Content-Type, if there is one.
     pub content_type: Option<&'r str>,
+    /// How the body is encoded (Content-Encoding), if it is.
+    pub content_encoding: Option<&'r str>,
     /// The body, read only if the service wants it.
     pub body: &'r mut Body<'c>,
 }
@@ -131,6 +133,8 @@ pub(crate) struct Shared {
     downloads: Arc<Pool>,
     connections: AtomicUsize,
     refusals: AtomicUsize,
+    /// Connections that are read to their end after their last answer.
+    lingering: AtomicUsize,
     /// Requests whose head has arrived and whose response is not yet out.
     in_flight: AtomicUsize,
 }
@@ -146,6 +150,7 @@ impl Server {
             downloads: Arc::default(),
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
         });
         let accepting = Arc::clone(&shared);

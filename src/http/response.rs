@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
+use std::time::Duration;
 
 use super::HttpError;
 use crate::clock;
@@ -91,8 +92,16 @@ pub(super) enum Ending {
     Close,
 }
 
+/// What becomes of the connection.
+#[derive(Clone, Copy)]
+pub(super) enum After {
+    Closed,
+    /// It waits so long for the next request, which is told so that none is sent into a connection that is being closed.
+    Kept(Duration),
+}
+
 /// The head as it goes on the wire (RFC 9112, section 4).
-pub(super) fn head(status: u16, headers: &Headers, ending: Ending, connection: Option<&str>) -> String {
+pub(super) fn head(status: u16, headers: &Headers, ending: Ending, after: After) -> String {
     let mut head = String::with_capacity(256);
     let date = httpdate::HttpDate::from(clock::system_time(clock::now_ms()));
     // Writing to a String cannot fail.
@@ -105,9 +114,12 @@ pub(super) fn head(status: u16, headers: &Headers, ending: Ending, connection: O
         Ending::Chunked => write!(head, "Transfer-Encoding: chunked\r\n"),
         Ending::Close => Ok(()),
     };
-    if let Some(connection) = connection {
-        let _ = write!(head, "Connection: {connection}\r\n");
-    }
+    let _ = match after {
+        After::Closed => write!(head, "Connection: close\r\n"),
+        After::Kept(idle) => {
+            write!(head, "Connection: keep-alive\r\nKeep-Alive: timeout={}\r\n", idle.as_secs())
+        }
+    };
     head.push_str("\r\n");
     head
 }

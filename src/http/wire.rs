@@ -5,6 +5,8 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_linger;
+
 use super::home::Stream;
 use super::pace::{Pace, Turn};
 use crate::sys;
@@ -13,9 +15,11 @@ use crate::sys;
 /// connections cost one stack page each.
 const FIRST_READ_BYTES: usize = 512;
 
-/// How long a client that is sent away may go on sending before its connection is cut. Cutting at once would make its
-/// kernel drop the response unread (RFC 9112, section 9.6).
-const LINGER: Duration = Duration::from_secs(2);
+/// A client that is sent away and has nothing to say for so long has said all.
+const LINGER_SILENCE: Duration = Duration::from_secs(5);
+
+/// One that goes on is read away in such pieces.
+const LINGER_BYTES: usize = 16 * 1024;
 
 /// Timers are kept by their length: rounding keeps the number of different ones small.
 const TIMER_STEP_MS: u128 = 100;
@@ -205,19 +209,31 @@ impl Wire {
         sys::unsent_bytes(self.socket())
     }
 
-    /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away.
-    pub(super) fn linger(&mut self) {
-        let deadline = Instant::now() + LINGER;
-        let mut scratch = [0; FIRST_READ_BYTES];
+    /// Closes in a way that lets the client read the last response: no more is sent, what still comes is thrown away, for as long as
+    /// it comes, and for `most` at the most.
+    pub(super) fn linger(&mut self, most: Duration) {
+        let deadline = Instant::now() + most;
+        let mut first = [0; FIRST_READ_BYTES];
+        let mut more = Vec::new();
         if self.stream.shutdown(Shutdown::Write).is_err() {
             return;
         }
-        while let Some(left) = rounded(deadline.saturating_duration_since(Instant::now())) {
-            match self.set_read_timeout(left).and_then(|()| self.stream.read(&mut scratch)) {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).min(LINGER_SILENCE);
+            let Some(left) = rounded(left) else { return };
+            let buffer = if more.is_empty() { &mut first[..] } else { &mut more[..] };
+            match self.set_read_timeout(left).and_then(|()| self.stream.read(buffer)) {
                 Ok(0) | Err(_) => return,
+                Ok(FIRST_READ_BYTES) => more.resize(LINGER_BYTES, 0),
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Lets the connection end by a reset, which no reader takes for an end (SO_LINGER, socket(7)).
+    pub(super) fn reset(&self) {
+        // An error is that of a connection that is gone.
+        let _ = set_socket_linger(self.socket(), Some(Duration::ZERO));
     }
 }
 

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::disposition::HeaderFault;
 use super::part_path::PathFault;
-use crate::data::disk_error::is_full;
+use crate::data::disk_error::{self, is_full};
 
 /// How much of the body may stand before the first boundary, and between a boundary and the end of its part's headers.
 /// multer buffers all of it and searches it anew with each piece.
@@ -151,6 +151,15 @@ impl UploadError {
             | Self::GivenTwice { .. }
             | Self::InTheWay { .. }
             | Self::NoFiles => Kind::Sender,
+        }
+    }
+
+    /// Whether this process had no descriptor left for a file.
+    pub fn is_out_of_descriptors(&self) -> bool {
+        match self {
+            Self::Disk { source, .. } => disk_error::is_out_of_descriptors(source),
+            Self::RemoveDirectory { after, .. } => after.is_out_of_descriptors(),
+            _ => false,
         }
     }
 

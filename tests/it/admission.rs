@@ -90,12 +90,14 @@ fn what_has_to_stay_free_is_kept_free() {
     assert_eq!((ready.status, reasons(&ready).as_str()), (503, r#"["disk_low"]"#));
     assert!(ready.json("message").unwrap().contains("MIN_FREE"), "{}", ready.text());
     assert_eq!(client.get("/health").status, 200);
-    assert_eq!(submit_head_only(&client, 1000).error(507), "disk_low");
+    assert_eq!(submit_head_only(&client, 1000).error(503), "disk_low");
     assert!(client.directories().is_empty());
 
     let client = Client::with(&[("MIN_FREE_INODES", &u64::MAX.to_string())]);
     let answer = submit_head_only(&client, 1000);
-    assert_eq!(answer.error(507), "disk_low");
+    assert_eq!(answer.error(503), "disk_low");
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    assert!(client.log().contains("upload refused status=503 reason=disk_low"), "{}", client.log());
     assert!(answer.text().contains("MIN_FREE_INODES"), "{}", answer.text());
 }
 
@@ -103,7 +105,7 @@ fn what_has_to_stay_free_is_kept_free() {
 fn an_upload_that_would_not_leave_enough_free_is_refused_by_its_length_or_where_it_does_not() {
     let Some(disk) = crate::disk::SmallDisk::mount("size=40m") else { return };
     let client = Client::at(disk.path(), &[("MIN_FREE", "20000000")]);
-    assert_eq!(submit_head_only(&client, 30_000_000).error(507), "disk_low");
+    assert_eq!(submit_head_only(&client, 30_000_000).error(503), "disk_low");
     client.result(&client.submit(&[("run.sh", b"true"), ("data", &vec![b'x'; 8_000_000])]));
     // In chunks nothing is announced.
     let mut stream = wire::connect(client.address);
@@ -117,7 +119,9 @@ fn an_upload_that_would_not_leave_enough_free_is_refused_by_its_length_or_where_
         }
     }
     let _ = stream.write_all(b"0\r\n\r\n");
-    assert_eq!(wire::read_answer(&mut stream, false).error(507), "disk_low");
+    let answer = wire::read_answer(&mut stream, false);
+    assert_eq!(answer.error(507), "disk_low");
+    assert!(answer.header("retry-after").is_some(), "{}", answer.head);
     wait_for("its removal", || (client.directories().len() == 1).then_some(()));
     client.result(&client.run("true"));
 }

@@ -6,8 +6,8 @@ use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, wait_for};
-use crate::wire::{self, Answer, BOUNDARY, answers_to_the_end, connect, conversation, read_answer};
+use crate::client::{Client, PATIENCE, wait_for};
+use crate::wire::{self, Answer, BOUNDARY, answers_to_the_end, connect, conversation, read_answer, send};
 
 const NEXT: &str = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -59,7 +59,8 @@ fn several_requests_go_over_one_connection() {
         let head = upload_head(&format!("Content-Length: {}\r\n", body.len()));
         stream.write_all(&joined(&head, &body)).unwrap();
         let answer = read_answer(&mut stream, false);
-        assert_eq!((answer.status, answer.header("connection")), (200, None), "{}", answer.head);
+        let kept = answer.header("connection");
+        assert_eq!((answer.status, kept.as_deref()), (200, Some("keep-alive")), "{}", answer.head);
     }
 }
 
@@ -89,7 +90,7 @@ fn a_connection_ends_where_the_request_or_its_version_says_so() {
         ("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", Some("close"), false),
         ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", Some("close"), false),
         ("GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\nConnection: close\r\n\r\n", Some("close"), false),
-        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", None, true),
+        ("GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), true),
         ("GET / HTTP/1.0\r\n\r\n", Some("close"), false),
         ("GET / HTTP/1.0\r\nHost: a\r\nConnection: close, keep-alive\r\n\r\n", Some("close"), false),
         ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", Some("keep-alive"), true),
@@ -156,7 +157,8 @@ fn head_of_every_route_has_the_headers_of_get_and_no_body() {
             answer.head.lines().filter(is_steady).map(str::to_owned).collect()
         };
         assert_eq!(fields(&head), fields(&get), "{path}");
-        assert!(head.header("date").is_some() && head.header("connection").is_none(), "{}", head.head);
+        assert!(head.header("date").is_some(), "{}", head.head);
+        assert_eq!(head.header("connection").as_deref(), Some("keep-alive"), "{}", head.head);
         let length = head.header("content-length").map(|length| length.parse::<usize>().unwrap());
         match head.header("transfer-encoding") {
             None => assert!(length.unwrap() > 0 && !get.body.is_empty(), "{path}"),
@@ -328,7 +330,7 @@ fn a_chunked_body_that_breaks_the_rules_ends_the_connection_and_leaves_nothing()
         let upload = joined(&upload_head("Transfer-Encoding: chunked\r\n"), &body);
         let answers = conversation(client.address, upload);
         assert_eq!(statuses(&answers), [400], "{what}");
-        answers[0].error(400);
+        assert_eq!(answers[0].error(400), "bad_request", "{what}: {}", answers[0].text());
         assert_eq!(answers[0].header("connection").as_deref(), Some("close"), "{what}");
         assert!(client.directories().is_empty(), "{what}");
         // The same where nobody reads the body: the answer is another, the end is not.
@@ -392,7 +394,7 @@ fn a_body_that_nobody_wants_is_read_away_or_ends_the_connection() {
         assert_eq!(statuses(&answers), expected, "{line} with {} bytes", request.len());
         // How much is to come of a chunked body nobody knows when the answer goes out.
         if request.contains("Content-Length") {
-            let closes = answers[0].header("connection").is_some();
+            let closes = answers[0].header("connection").as_deref() == Some("close");
             assert_eq!(closes, expected.len() == 1, "{line}");
         }
     }
@@ -762,12 +764,59 @@ fn a_sender_that_goes_on_for_longer_than_it_is_listened_to_can_read_its_refusal(
     let client = Client::with(&[("MAX_UPLOAD", "1000")]);
     let mut stream = connect(client.address);
     stream.write_all(upload_head("Content-Length: 4000000\r\n").as_bytes()).unwrap();
-    // Sends slowly until the client hangs up on it, as it must at some time.
-    wait_for("the end of the connection", || {
+    // Sends slowly until the client hangs up on it, as it must at some time, but not while it is patient.
+    let begun = Instant::now();
+    while stream.write_all(&[b'x'; 4096]).is_ok() {
+        assert!(begun.elapsed() < 3 * PATIENCE, "the connection does not end");
         thread::sleep(Duration::from_millis(50));
-        stream.write_all(&[b'x'; 4096]).err()
-    });
+    }
+    assert!(begun.elapsed() > Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(read_answer(&mut stream, false).error(413), "content_too_large");
+}
+
+/// As Python's http.client does.
+#[test]
+fn a_sender_that_reads_only_when_it_has_sent_all_can_read_its_refusal() {
+    let client = Client::with(&[("MAX_UPLOAD", "1000")]);
+    let mut stream = connect(client.address);
+    stream.write_all(upload_head("Content-Length: 100000\r\n").as_bytes()).unwrap();
+    for _ in 0..10 {
+        thread::sleep(Duration::from_millis(500));
+        stream.write_all(&[b'x'; 10_000]).expect("it is listened to");
+    }
+    assert_eq!(read_answer(&mut stream, false).error(413), "content_too_large");
+}
+
+#[test]
+fn a_refused_sender_that_falls_silent_is_not_listened_to_for_long() {
+    let client = Client::with(&[("MAX_UPLOAD", "1000")]);
+    let mut stream = connect(client.address);
+    stream.write_all(upload_head("Content-Length: 100000\r\n").as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut stream, false).error(413), "content_too_large");
+    // Each look is a silence that is long enough.
+    wait_for("the end of the connection", || {
+        thread::sleep(Duration::from_secs(7));
+        (0..2).find_map(|_| {
+            thread::sleep(Duration::from_millis(100));
+            stream.write_all(b"x").err()
+        })
+    });
+}
+
+#[test]
+fn an_answer_tells_how_long_its_connection_is_kept_and_an_encoded_body_is_refused() {
+    let client = Client::with(&[("IDLE_TIMEOUT", "33s")]);
+    let mut stream = connect(client.address);
+    let answer = get(&mut stream, "/health");
+    assert_eq!(answer.header("keep-alive").as_deref(), Some("timeout=33"));
+    let head = upload_head("Content-Length: 1\r\nContent-Encoding: gzip\r\n");
+    stream.write_all(format!("{head}x").as_bytes()).unwrap();
+    let answer = read_answer(&mut stream, false);
+    assert_eq!(answer.error(415), "content_encoding");
+    let form = small_form();
+    let head = upload_head(&format!("Content-Length: {}\r\nContent-Encoding: identity\r\n", form.len()));
+    let answer = send(client.address, joined(&head, &form));
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[test]

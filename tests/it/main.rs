@@ -8,6 +8,7 @@ mod client;
 mod disk;
 mod ending;
 mod failed_start;
+mod fault;
 mod hostile;
 mod http;
 mod killing;

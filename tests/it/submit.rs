@@ -507,12 +507,13 @@ fn an_upload_that_does_not_fit_is_told_507_and_makes_room_again() {
     let many = form(&names.iter().map(|name| (name.as_str(), &b"x"[..])).collect::<Vec<_>>());
     // What is announced is refused by its length; what is not, where it does not fit.
     for (what, body, code) in [
-        ("a large file", &large, "disk_low"),
-        ("many files", &many, "no_space"),
-        ("a large file again", &large, "disk_low"),
+        ("a large file", &large, (503, "disk_low")),
+        ("many files", &many, (507, "no_space")),
+        ("a large file again", &large, (503, "disk_low")),
     ] {
         let answer = submit_form(client.address, body);
-        assert_eq!(answer.error(507), code, "{what}: {}", answer.text());
+        assert_eq!(answer.error(code.0), code.1, "{what}: {}", answer.text());
+        assert!(answer.header("retry-after").is_some(), "{}", answer.head);
         assert!(client.directories().is_empty(), "{what}");
     }
     // The watch may have looked at the wrong moment; it looks again.
@@ -531,7 +532,7 @@ fn a_disk_that_is_full_is_not_ready_until_it_has_room_and_no_reason_for_a_restar
     let answer = wait_for("a full disk", || Some(client.get("/ready")).filter(|a| a.status == 503));
     assert!(answer.text().contains("disk_low"), "{}", answer.text());
     assert_eq!(client.get("/health").status, 200);
-    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(507), "disk_low");
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_low");
     fs::remove_file(ballast).unwrap();
     wait_for("a ready client", || (client.get("/ready").status == 200).then_some(()));
     client.result(&client.run("true"));

@@ -15,6 +15,8 @@
 mod client;
 mod corpus;
 mod differences;
+#[path = "../it/fault.rs"]
+mod fault;
 mod nginx;
 mod seen;
 #[allow(dead_code)]
@@ -22,8 +24,9 @@ mod seen;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
-use client::Client;
+use client::{Client, wait_for};
 use differences::{Verdict, judge};
 use nginx::Nginx;
 
@@ -117,4 +120,32 @@ fn requests_without_a_flaw_are_understood_by_both() {
         assert_eq!(ours.requests, [seen::Request::Other, seen::Request::Sentinel], "client: {shown}");
         assert_eq!(theirs.requests, [seen::Request::Other, seen::Request::Sentinel], "nginx: {shown}");
     }
+}
+
+/// By default nginx speaks HTTP/1.0 to what is behind it, which knows no chunks.
+#[test]
+#[ignore = "needs nginx: NGINX"]
+fn an_archive_that_is_cut_behind_nginx_does_not_look_whole() {
+    let client = Client::with(&[("DISK_TIMEOUT", "1s")]);
+    let nginx = Nginx::in_front_of(client.address);
+    let id = client.run("head -c 400000000 /dev/zero > large; head -c 40000000 /dev/urandom > more");
+    assert!(!client.result(&id).files().is_empty());
+    let retrieve = || {
+        let mut stream = wire::connect(nginx.address);
+        let request = format!("GET /retrieve/{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    assert!(!wire::read_answer(&mut retrieve(), false).files().is_empty(), "nginx passes it on whole");
+    let mut stream = retrieve();
+    stream.peek(&mut [0]).unwrap();
+    let paths = client.directories().into_iter().flat_map(|path| [path.join("large"), path.join("more")]);
+    let paths: Vec<_> = paths.collect();
+    let paths: Vec<_> = paths.iter().map(std::path::PathBuf::as_path).collect();
+    let calls = "read,pread64,readv,preadv";
+    let Some(fault) = fault::Fault::inject(&client, calls, "delay_enter=20000000", &paths) else { return };
+    let answer = wire::try_read_answer(&mut stream, false);
+    assert!(answer.is_err(), "{:?}", answer.map(|answer| answer.head));
+    wait_for("the reason", || client.log().contains("answer cut").then_some(()));
+    drop(fault);
 }

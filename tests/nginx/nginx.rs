@@ -18,7 +18,20 @@ pub struct Nginx {
 }
 
 impl Nginx {
+    /// In front of a server of its own.
     pub fn start() -> Self {
+        Self::with(configuration)
+    }
+
+    /// In front of a client, with the defaults of a proxy.
+    pub fn in_front_of(client: SocketAddr) -> Self {
+        Self::with(|dir, address| {
+            let location = format!("location / {{ proxy_pass http://{client}; }}");
+            bare(dir, &format!("server {{ listen {address}; {location} }}"))
+        })
+    }
+
+    fn with(configuration: impl FnOnce(&Path, SocketAddr) -> String) -> Self {
         let binary = std::env::var_os("NGINX").expect("NGINX has to name the binary of nginx");
         let dir = tempfile::Builder::new().prefix("beside-nginx.").tempdir().unwrap();
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
@@ -54,8 +67,8 @@ impl Drop for Nginx {
     }
 }
 
-/// One process, so that killing it ends all of it. Defaults, but for places, and for limits no lower than the client's.
-fn configuration(dir: &Path, address: SocketAddr) -> String {
+/// One process, so that killing it ends all of it. Defaults, but for places.
+fn bare(dir: &Path, servers: &str) -> String {
     let dir = dir.display();
     format!(
         "daemon off;
@@ -70,26 +83,36 @@ fn configuration(dir: &Path, address: SocketAddr) -> String {
             fastcgi_temp_path {dir}/fastcgi;
             uwsgi_temp_path {dir}/uwsgi;
             scgi_temp_path {dir}/scgi;
+            {servers}
+        }}"
+    )
+}
+
+/// Limits no lower than the client's.
+fn configuration(dir: &Path, address: SocketAddr) -> String {
+    let place = dir.display();
+    let servers = format!(
+        "
             client_max_body_size 0;
             large_client_header_buffers 4 16k;
             keepalive_requests 100000;
             server {{
                 listen {address};
                 location / {{
-                    proxy_pass http://unix:{dir}/upstream;
+                    proxy_pass http://unix:{place}/upstream;
                     proxy_request_buffering on;
                     proxy_ignore_client_abort on; # a client that has said all closes its side
                     add_header X-Upstream $upstream_status always;
                 }}
             }}
             server {{
-                listen unix:{dir}/upstream;
+                listen unix:{place}/upstream;
                 location = /health {{
                     if ($request_method = GET) {{ return 200 sentinel; }}
                     return 200 other;
                 }}
                 location / {{ return 200 other; }}
-            }}
-        }}"
-    )
+            }}"
+    );
+    bare(dir, &servers)
 }

@@ -139,7 +139,7 @@ impl Load {
         let code = answer.json("error").unwrap_or_default();
         match (answer.status, code.as_str()) {
             (200, _) => {}
-            (507, _) if was_full => {
+            (507, _) | (503, "disk_low") if was_full => {
                 ledger.count("submits answered 507");
                 return false;
             }
