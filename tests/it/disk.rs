@@ -29,9 +29,14 @@ impl SmallDisk {
 
     /// An ext4 on a loop device. It writes by itself only after minutes, and its inodes are made with it.
     fn ext4() -> Option<Self> {
+        Self::ext4_of(24, &[])
+    }
+
+    /// The same of so many MiB, made with these options of mkfs.ext4.
+    pub fn ext4_of(mebibytes: u64, more: &[&str]) -> Option<Self> {
         let image = tempfile::NamedTempFile::new().unwrap();
-        image.as_file().set_len(24 << 20).unwrap();
-        let options = ["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"];
+        image.as_file().set_len(mebibytes << 20).unwrap();
+        let options = [&["-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"], more].concat();
         let is_made = run("mkfs.ext4", &[&options[..], &[image.path().to_str().unwrap()]].concat());
         is_made.then_some(image).and_then(Self::ext4_in)
     }

@@ -23,6 +23,7 @@ mod disk;
 mod ledger;
 mod load;
 mod processes;
+mod program;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wire;
@@ -31,7 +32,7 @@ mod work;
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -42,6 +43,7 @@ use disk::SmallDisk;
 use ledger::{Ledger, Ms, Span, now};
 use load::Load;
 use processes::{Held, of_payloads};
+use program::{Options, free_port, wait_until};
 
 /// How long all processes of a life may outlive it.
 const STRAYS_WAIT: Duration = Duration::from_secs(2);
@@ -69,20 +71,15 @@ const SHORT_AGE: &str = "3";
 const DISK_BYTES_OF_A_PAYLOAD: u64 = 60_000;
 const LEAST_DISK_BYTES: u64 = 64 << 20;
 
-struct Arguments {
-    payloads: usize,
-    seconds: u64,
-}
-
 fn main() -> ExitCode {
-    let arguments = match arguments() {
-        Ok(arguments) => arguments,
+    let soak = match soak() {
+        Ok(soak) => soak,
         Err(error) => {
-            eprintln!("{error}; it takes --payloads NUMBER and --seconds NUMBER");
+            eprintln!("{error}");
             return ExitCode::from(2);
         }
     };
-    let violations = Soak::new(&arguments).run();
+    let violations = soak.run();
     for violation in &violations {
         println!("violation: {violation}");
     }
@@ -90,18 +87,10 @@ fn main() -> ExitCode {
     ExitCode::from(u8::from(!violations.is_empty()))
 }
 
-fn arguments() -> Result<Arguments, lexopt::Error> {
-    use lexopt::prelude::*;
-    let mut arguments = Arguments { payloads: 10_000, seconds: 600 };
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("payloads") => arguments.payloads = parser.value()?.parse()?,
-            Long("seconds") => arguments.seconds = parser.value()?.parse()?,
-            other => return Err(other.unexpected()),
-        }
-    }
-    Ok(arguments)
+fn soak() -> Result<Soak, String> {
+    let options = Options::from_env(&["payloads", "seconds"])?;
+    let payloads = options.number("payloads", 10_000)?;
+    Ok(Soak::new(usize::try_from(payloads).unwrap(), options.number("seconds", 600)?))
 }
 
 struct Soak {
@@ -118,18 +107,18 @@ struct Soak {
 }
 
 impl Soak {
-    fn new(arguments: &Arguments) -> Self {
+    fn new(payloads: usize, seconds: u64) -> Self {
         let home = tempfile::tempdir().unwrap();
-        let bytes = LEAST_DISK_BYTES + arguments.payloads as u64 * DISK_BYTES_OF_A_PAYLOAD;
+        let bytes = LEAST_DISK_BYTES + payloads as u64 * DISK_BYTES_OF_A_PAYLOAD;
         let small_disk = SmallDisk::mount(&format!("size={bytes},nr_inodes=0"));
         let root = small_disk.as_ref().map_or(home.path(), SmallDisk::path);
         let data = root.canonicalize().unwrap().join("data");
         let begun = Instant::now();
-        let seconds = Duration::from_secs(arguments.seconds);
+        let seconds = Duration::from_secs(seconds);
         // The end takes two times MAX_AGE, and the last look at all.
         let rest = (seconds / 4).max(Duration::from_secs(20)).min(seconds);
         let mut soak = Self {
-            payloads: arguments.payloads,
+            payloads,
             begun,
             send_until: begun + seconds.saturating_sub(rest),
             small_disk,
@@ -138,7 +127,7 @@ impl Soak {
             figures: Vec::new(),
             _home: home,
         };
-        soak.figure("payloads asked for", arguments.payloads);
+        soak.figure("payloads asked for", payloads);
         soak.figure("client", if is_static() { "static" } else { "with glibc" });
         let disk = soak.small_disk.as_ref().map(|_| format!("tmpfs of {} MiB", bytes >> 20));
         soak.figure(
@@ -501,14 +490,6 @@ impl Soak {
     }
 }
 
-/// Waits for something, and goes on without it when the time is over: the look at it that follows tells.
-fn wait_until(wait: Duration, mut is_met: impl FnMut() -> bool) {
-    let deadline = Instant::now() + wait;
-    while !is_met() && Instant::now() < deadline {
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Ends the load, however this thread ends.
 struct Over<'a>(&'a Load);
 
@@ -531,11 +512,4 @@ fn is_static() -> bool {
 fn rate(number: usize, seconds: f64) -> String {
     let number = f64::from(u32::try_from(number).unwrap());
     format!("{:.0}", number / seconds)
-}
-
-/// Below the ports that the kernel gives to outgoing connections: between two lives, one of those would take it, or even
-/// connect to itself.
-fn free_port() -> u16 {
-    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(10_000..30_000)).take(1000).find(is_free).unwrap()
 }
