@@ -11,7 +11,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("httparse", &["http/"]),
     ("rusqlite", &["store/"]),
     ("procfs", &["host/load.rs", "runner/processes.rs"]),
-    ("multer", &["upload/"]),
+    ("memchr", &["upload/"]),
     ("rawzip", &["archive/"]),
     ("flate2", &["archive/"]),
 ];
@@ -335,7 +335,7 @@ fn the_scan_finds_what_is_against_the_rules() {
         ("upload/parts.rs", "use httparse as h;", "names the crate httparse"),
         ("api/mod.rs", "use rusqlite::{Connection};", "names the crate rusqlite"),
         ("runner/end.rs", "use procfs::process::Process;", "names the crate procfs"),
-        ("api/submit.rs", "use multer::Multipart;", "names the crate multer"),
+        ("api/submit.rs", "use memchr::memmem;", "names the crate memchr"),
         ("api/retrieve.rs", "extern crate rawzip;", "names the crate rawzip"),
         ("http/pipe.rs", "type Z = flate2::Compression;", "names the crate flate2"),
         ("runner/start.rs", "fn f() { unsafe { g() } }", "has unsafe code"),

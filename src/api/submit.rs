@@ -109,7 +109,14 @@ impl Api {
             return Err(Refused::TooLate);
         }
         self.store.add(&payload, self.bounds.max_queue).map_err(Refused::Store)?;
-        event!(Info, "payload queued", payload = id, files = received.files, bytes = received.bytes);
+        event!(
+            Info,
+            "payload queued",
+            payload = id,
+            files = received.files,
+            bytes = received.bytes,
+            fields = received.fields
+        );
         self.runner.start_waiting();
         Ok(payload)
     }

@@ -7,10 +7,11 @@ use thiserror::Error;
 
 use super::disposition::HeaderFault;
 use super::part_path::PathFault;
+use super::parts::LayoutFault;
 use crate::data::disk_error::{self, is_full};
 
 /// How much of the body may stand before the first boundary, and between a boundary and the end of its part's headers.
-/// multer buffers all of it and searches it anew with each piece.
+/// All of it is held.
 pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Whose fault a failed upload was, which is all a caller needs to choose its answer.
@@ -45,13 +46,25 @@ pub enum UploadError {
     },
     /// The body is not laid out as multipart.
     #[error(
-        "part {part} is not laid out as RFC 7578 wants it; send a boundary line, then headers, then an empty line, with CRLF line ends"
+        "part {part} {fault}; send a boundary line, then headers, then an empty line, with CRLF line ends, as RFC 7578 wants it"
     )]
-    Multipart {
+    Layout {
         /// The part.
         part: u64,
-        /// The parser's word on it.
-        source: multer::Error,
+        /// What is wrong with it.
+        fault: LayoutFault,
+    },
+    /// A part's content is not the file's bytes, but something that would have to be decoded.
+    #[error(
+        "part {part}: its {header} is {value}; send the bytes of the file as they are, without that header"
+    )]
+    Encoded {
+        /// The part.
+        part: u64,
+        /// The header that says so.
+        header: &'static str,
+        /// Its value, fit to print.
+        value: String,
     },
     /// No end of headers within the limit: a flood, or a body that does not use the boundary of its Content-Type.
     #[error(
@@ -74,7 +87,7 @@ pub enum UploadError {
         fault: HeaderFault,
     },
     /// A part's path may not be used.
-    #[error("part {part}: the name {path} {fault}; send a relative path inside the payload")]
+    #[error("part {part}: the name {path} {fault}")]
     BadPath {
         /// The part.
         part: u64,
@@ -100,8 +113,13 @@ pub enum UploadError {
         path: String,
     },
     /// No part had a file name.
-    #[error("the body has no part with a file name; send each file as a part with one, run.sh among them")]
-    NoFiles,
+    #[error(
+        "the body has no part with a file name ({fields} without); send each file as a part with one, run.sh among them"
+    )]
+    NoFiles {
+        /// How many parts there were.
+        fields: u64,
+    },
     /// The disk is full, or a quota is used up.
     #[error("{what} does not fit on the disk of this host; free space there, or send a smaller payload")]
     NoSpace {
@@ -144,13 +162,14 @@ impl UploadError {
             Self::Disk { .. } => Kind::Disk,
             Self::RemoveDirectory { after, .. } => after.kind(),
             Self::Truncated { .. }
-            | Self::Multipart { .. }
+            | Self::Layout { .. }
+            | Self::Encoded { .. }
             | Self::HeadTooLong { .. }
             | Self::Header { .. }
             | Self::BadPath { .. }
             | Self::GivenTwice { .. }
             | Self::InTheWay { .. }
-            | Self::NoFiles => Kind::Sender,
+            | Self::NoFiles { .. } => Kind::Sender,
         }
     }
 
@@ -168,13 +187,14 @@ impl UploadError {
         match self {
             Self::ReadBody { .. } => "body_interrupted",
             Self::Truncated { .. } => "multipart_incomplete",
-            Self::Multipart { .. } => "multipart_malformed",
+            Self::Layout { .. } => "multipart_malformed",
+            Self::Encoded { .. } => "encoded_part",
             Self::HeadTooLong { .. } => "part_head_too_long",
             Self::Header { .. } => "bad_part_header",
             Self::BadPath { .. } => "bad_path",
             Self::GivenTwice { .. } => "duplicate_path",
             Self::InTheWay { .. } => "path_conflict",
-            Self::NoFiles => "no_files",
+            Self::NoFiles { .. } => "no_files",
             Self::NoSpace { .. } => "no_space",
             Self::Disk { .. } => "disk_error",
             Self::RemoveDirectory { after, .. } => after.code(),
@@ -215,8 +235,10 @@ mod tests {
 
     #[test]
     fn a_leftover_directory_keeps_the_kind_and_code_of_the_failure_before_it() {
-        let error =
-            UploadError::RemoveDirectory { after: Box::new(UploadError::NoFiles), source: Errno::IO.into() };
+        let error = UploadError::RemoveDirectory {
+            after: Box::new(UploadError::NoFiles { fields: 0 }),
+            source: Errno::IO.into(),
+        };
         assert_eq!((error.kind(), error.code()), (Kind::Sender, "no_files"));
     }
 

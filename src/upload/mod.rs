@@ -22,10 +22,17 @@ use crate::data::remove::remove_tree;
 pub use boundary::{BoundaryError, boundary};
 pub use error::{Kind, UploadError};
 
-use disposition::Disposition;
+use disposition::{Disposition, HeaderFault};
 use error::shown;
 use parts::{Part, Parts};
 use tree::{NotCreated, Tree};
+
+/// Headers by which a part says that its content is not the file's bytes, and the values by which it says that it is. RFC 7578,
+/// section 4.7, deprecates the first; the second is none of a part's.
+const ENCODINGS: [(&str, &str, &[&str]); 2] = [
+    ("content-transfer-encoding", "Content-Transfer-Encoding", &["", "7bit", "8bit", "binary"]),
+    ("content-encoding", "Content-Encoding", &["", "identity"]),
+];
 
 /// What a body held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,8 @@ pub struct Received {
     pub files: u64,
     /// Their contents together, in bytes.
     pub bytes: u64,
+    /// Parts without a file name, which were passed over: form fields, and file fields that were left empty.
+    pub fields: u64,
 }
 
 /// Writes the files of a multipart/form-data body into `directory`, which is made here (mode 0755; its parent exists).
@@ -61,41 +70,62 @@ fn fill(
 ) -> Result<Received, UploadError> {
     let tree = Tree::open(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
     let mut parts = Parts::new(body, boundary);
-    let mut received = Received { files: 0, bytes: 0 };
-    while let Some(mut part) = parts.next()? {
-        let Some(path) = path_of(&part)? else {
-            while parts.piece(&mut part)?.is_some() {}
+    let mut received = Received { files: 0, bytes: 0, fields: 0 };
+    while let Some(part) = parts.next()? {
+        let path = path_of(&part)?;
+        let first = parts.piece()?;
+        // A browser sends a file field that was left empty as a file without name and content.
+        let Some(path) = path.filter(|path| first.is_some() || !path.is_empty()) else {
+            while parts.piece()?.is_some() {}
+            received.fields += 1;
             continue;
         };
-        received.bytes += write(&mut parts, &mut part, &tree, &path)?;
+        check(&part, &path)?;
+        received.bytes += write(&mut parts, &part, first, &tree, &path)?;
         received.files += 1;
     }
     parts.finish()?;
     match received.files {
-        0 => Err(UploadError::NoFiles),
+        0 => Err(UploadError::NoFiles { fields: received.fields }),
         _ => Ok(received),
     }
 }
 
 /// The path of a part's file; `None` for a part without a file name, which is a plain form field and not ours.
 fn path_of(part: &Part) -> Result<Option<String>, UploadError> {
-    let header = part.disposition();
-    let disposition = Disposition::parse(header).map_err(|fault| UploadError::Header {
+    let mut headers = part.headers("content-disposition");
+    let header = headers.next().unwrap_or_default();
+    let parsed = if headers.next().is_some() { Err(HeaderFault::Twice) } else { Disposition::parse(header) };
+    let disposition =
+        parsed.map_err(|fault| UploadError::Header { part: part.number, header: shown(header), fault })?;
+    Ok(part_path::choose(&disposition).map(str::to_owned))
+}
+
+/// Whether a part may be written to the file of that path as it is.
+fn check(part: &Part, path: &str) -> Result<(), UploadError> {
+    part_path::check(path).map_err(|fault| UploadError::BadPath {
         part: part.number,
-        header: shown(header),
+        path: shown(path.as_bytes()),
         fault,
     })?;
-    let Some(path) = part_path::choose(&disposition) else {
-        return Ok(None);
-    };
-    match part_path::check(path) {
-        Ok(()) => Ok(Some(path.to_owned())),
-        Err(fault) => Err(UploadError::BadPath { part: part.number, path: shown(path.as_bytes()), fault }),
+    for (header, name, harmless) in ENCODINGS {
+        let is_other =
+            |value: &&[u8]| !harmless.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()));
+        if let Some(value) = part.headers(header).find(is_other) {
+            return Err(UploadError::Encoded { part: part.number, header: name, value: shown(value) });
+        }
     }
+    Ok(())
 }
 
 /// Writes one part's content to its file and gives the length.
-fn write<B>(parts: &mut Parts<B>, part: &mut Part, tree: &Tree, path: &str) -> Result<u64, UploadError>
+fn write<B>(
+    parts: &mut Parts<B>,
+    part: &Part,
+    first: Option<Bytes>,
+    tree: &Tree,
+    path: &str,
+) -> Result<u64, UploadError>
 where
     B: Iterator<Item = io::Result<Bytes>>,
 {
@@ -112,10 +142,11 @@ where
             NotCreated::Disk(error) => failed(error.into()),
         }
     })?;
-    let mut length = 0;
-    while let Some(piece) = parts.piece(part)? {
+    let (mut length, mut next) = (0, first);
+    while let Some(piece) = next {
         file.write(&piece).map_err(failed)?;
         length += piece.len() as u64;
+        next = parts.piece()?;
     }
     file.finish().map_err(failed)?;
     Ok(length)

@@ -17,37 +17,43 @@ const RESERVED_PREFIX: &str = ".orchestrator.";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum PathFault {
     /// No name at all.
-    #[error("is empty")]
+    #[error("is empty; name the file")]
     Empty,
     /// Starts with a slash.
-    #[error("is an absolute path")]
+    #[error("is an absolute path; leave out the slash at its beginning")]
     Absolute,
     /// `a//b` and `a/`. Linux would take the first for `a/b`: one file by two names.
-    #[error("has an empty component")]
+    #[error("has an empty component, by a slash too many; leave that out")]
     EmptyComponent,
     /// `./a`: one file by two names, again.
-    #[error("has a component `.`")]
+    #[error("has a component `.`; leave that out")]
     DotComponent,
     /// Leaves the directory, or pretends to.
-    #[error("has a component `..`")]
+    #[error("has a component `..`, which could leave the payload; send a path inside it")]
     ParentComponent,
-    /// The kernel would end the name there.
-    #[error("holds a NUL character")]
-    Nul,
+    /// Line ends, escape sequences of terminals, NUL and their like: they break lists of names, and nobody means them.
+    #[error("holds the control character U+{:04X}; leave that out", u32::from(*.0))]
+    Control(char),
+    /// `C:\dir\run.sh`: old browsers sent where a file had been.
+    #[error("is a path of Windows with its drive; send a relative one, its directories separated by `/`")]
+    Drive,
+    /// `dir\run.sh` is a path on Windows, and would be one odd file name here.
+    #[error("holds a backslash; separate directories by `/`")]
+    Backslash,
     /// Longer than a file system takes.
-    #[error("has a component of more than {COMPONENT_LIMIT_BYTES} bytes")]
-    LongComponent,
+    #[error("has a component of {0} bytes, and {COMPONENT_LIMIT_BYTES} are the most; shorten it")]
+    LongComponent(usize),
     /// Longer than a system call takes.
-    #[error("is longer than {PATH_LIMIT_BYTES} bytes")]
+    #[error("is longer than {PATH_LIMIT_BYTES} bytes; shorten it")]
     Long,
     /// Deeper than any job needs.
-    #[error("is more than {LEVELS_LIMIT} levels deep")]
+    #[error("is more than {LEVELS_LIMIT} levels deep; send fewer directories in one another")]
     Deep,
     /// The client writes output and exit code under such names.
-    #[error("starts with the reserved prefix `{RESERVED_PREFIX}`")]
+    #[error("starts with the reserved prefix `{RESERVED_PREFIX}`; give it another name")]
     Reserved,
     /// The file system of the working directory has rules of its own (vfat has).
-    #[error("is not a name that the file system of this host takes")]
+    #[error("is not a name that the file system of this host takes; give it another one")]
     Refused,
 }
 
@@ -70,7 +76,7 @@ pub(super) fn choose<'a>(disposition: &'a Disposition) -> Option<&'a str> {
     }
 }
 
-/// Whether a path may be used. Control characters other than NUL may be in it, as Unix has it.
+/// Whether a path may be used.
 pub(super) fn check(path: &str) -> Result<(), PathFault> {
     if path.is_empty() {
         return Err(PathFault::Empty);
@@ -78,8 +84,16 @@ pub(super) fn check(path: &str) -> Result<(), PathFault> {
     if path.len() > PATH_LIMIT_BYTES {
         return Err(PathFault::Long);
     }
-    if path.contains('\0') {
-        return Err(PathFault::Nul);
+    if let Some(control) = path.chars().find(|c| c.is_control()) {
+        return Err(PathFault::Control(control));
+    }
+    if let [drive, b':', b'\\', ..] = path.as_bytes()
+        && drive.is_ascii_alphabetic()
+    {
+        return Err(PathFault::Drive);
+    }
+    if path.contains('\\') {
+        return Err(PathFault::Backslash);
     }
     if path.starts_with('/') {
         return Err(PathFault::Absolute);
@@ -95,7 +109,7 @@ pub(super) fn check(path: &str) -> Result<(), PathFault> {
             "" => return Err(PathFault::EmptyComponent),
             "." => return Err(PathFault::DotComponent),
             ".." => return Err(PathFault::ParentComponent),
-            long if long.len() > COMPONENT_LIMIT_BYTES => return Err(PathFault::LongComponent),
+            long if long.len() > COMPONENT_LIMIT_BYTES => return Err(PathFault::LongComponent(long.len())),
             _ => levels += 1,
         }
     }
@@ -146,8 +160,8 @@ mod tests {
             "..a/a../.b",
             "-rf",
             "a b\u{e9}\u{1F600}",
-            "a\nb\x1b\x7f",
-            r"C:\dir\..\a",
+            "C:dir/a",
+            "a\u{a0}b",
             "a%2Fb",
             ".orchestrator",
             "x.orchestrator.out",
@@ -176,13 +190,20 @@ mod tests {
             ("a/./b", PathFault::DotComponent),
             ("a//b", PathFault::EmptyComponent),
             ("a/", PathFault::EmptyComponent),
-            ("a\0b", PathFault::Nul),
-            ("\0", PathFault::Nul),
+            ("a\0b", PathFault::Control('\0')),
+            ("a\tb", PathFault::Control('\t')),
+            ("a\r\nb", PathFault::Control('\r')),
+            ("a/\x1b[31m", PathFault::Control('\x1b')),
+            ("a\x7f", PathFault::Control('\x7f')),
+            ("a\u{85}", PathFault::Control('\u{85}')),
+            (r"C:\dir\run.sh", PathFault::Drive),
+            (r"dir\run.sh", PathFault::Backslash),
+            (r"C:a\b", PathFault::Backslash),
             (".orchestrator.", PathFault::Reserved),
             (".orchestrator.exit", PathFault::Reserved),
             (".orchestrator.d/a", PathFault::Reserved),
-            (&"x".repeat(256), PathFault::LongComponent),
-            (&"\u{e9}".repeat(128), PathFault::LongComponent),
+            (&"x".repeat(256), PathFault::LongComponent(256)),
+            (&"\u{e9}".repeat(128), PathFault::LongComponent(256)),
             (&format!("{}a", "d/".repeat(64)), PathFault::Deep),
             (&format!("{}{}", format!("{}/", "x".repeat(199)).repeat(19), "y".repeat(201)), PathFault::Long),
         ] {

@@ -42,7 +42,7 @@ fn a_form_becomes_files_however_it_is_cut_into_pieces() {
     for piece_bytes in (1..40).chain([100, body.len()]) {
         let place = Place::new();
         let received = place.receive(pieces(&body, piece_bytes)).unwrap();
-        assert_eq!(received, Received { files: 3, bytes: 36 });
+        assert_eq!(received, Received { files: 3, bytes: 36, fields: 1 });
         assert_eq!(place.files(), expected, "{piece_bytes}");
     }
 }
@@ -149,7 +149,7 @@ fn a_body_that_is_not_multipart_is_refused() {
         (b"--XBOUNDARYX???", "multipart_malformed"),
         (b"--XBOUNDARYX\n\n\n", "multipart_malformed"),
         (b"--XBOUNDARYX\r\nno header\r\n\r\n\r\n--XBOUNDARYX--\r\n", "multipart_malformed"),
-        (b"--XBOUNDARYX\r\nContent-Disposition: \x01\r\n\r\n\r\n--XBOUNDARYX--\r\n", "multipart_malformed"),
+        (b"--XBOUNDARYX\r\nContent-Disposition: \x01\r\n\r\n\r\n--XBOUNDARYX--\r\n", "bad_part_header"),
         (b"--XBOUNDARYX\r\nX: y\r\n\r\n\r\n--XBOUNDARYX--\r\n", "bad_part_header"),
         (b"--XBOUNDARYX\r\n\r\nno headers\r\n\r\n--XBOUNDARYX--\r\n", "bad_part_header"),
     ] {
@@ -195,8 +195,9 @@ fn a_flood_before_a_part_ends_soon() {
             let error = place.receive(flood(head, line, piece_bytes, &given)).unwrap_err();
             assert_eq!((error.kind(), error.code()), (Kind::Sender, "part_head_too_long"));
             assert!(error.to_string().contains(&format!("part {part} ")), "{error}");
-            // One piece may hold the end of the part before, another the end of the limit.
-            let limit = head.len() + HEAD_LIMIT_BYTES + 2 * piece_bytes;
+            // One piece may hold the end of the part before, another the end of the limit; what looks like the beginning of a
+            // delimiter is waited for.
+            let limit = head.len() + HEAD_LIMIT_BYTES + 2 * piece_bytes + BOUNDARY.len() + 4;
             assert!(given.into_inner() <= limit, "{line:?} by {piece_bytes}");
             assert!(place.is_empty());
         }
@@ -212,7 +213,7 @@ fn the_limit_on_headers_does_not_depend_on_the_pieces() {
             let place = Place::new();
             let received = place.receive(pieces(&body, piece_bytes));
             let code = received.map_err(|error| error.code());
-            let expected = Received { files: 2, bytes: 2 };
+            let expected = Received { files: 2, bytes: 2, fields: 0 };
             let expected = if taken { Ok(expected) } else { Err("part_head_too_long") };
             assert_eq!(code, expected, "{header_bytes} by {piece_bytes}");
         }
@@ -222,7 +223,7 @@ fn the_limit_on_headers_does_not_depend_on_the_pieces() {
 #[test]
 fn the_limit_on_a_preamble_does_not_depend_on_the_pieces() {
     for (preamble_bytes, taken) in [(HEAD_LIMIT_BYTES - 1024, true), (HEAD_LIMIT_BYTES, false)] {
-        let body = [vec![b'x'; preamble_bytes], form(&[(&named("a"), b"1")])].concat();
+        let body = [vec![b'x'; preamble_bytes - 2], b"\r\n".to_vec(), form(&[(&named("a"), b"1")])].concat();
         for piece_bytes in [1, 1000, 65536] {
             let received = Place::new().receive(pieces(&body, piece_bytes));
             assert_eq!(received.is_ok(), taken, "{preamble_bytes} by {piece_bytes}");
@@ -300,11 +301,29 @@ fn a_bad_part_is_named_and_takes_the_good_ones_before_it_along() {
         (named("../a"), "bad_path", r#"the name "../a" has a component `..`"#),
         (named("/etc/a"), "bad_path", r#""/etc/a" is an absolute path"#),
         (named(""), "bad_path", r#""" is empty"#),
-        (named("d//e"), "bad_path", r#""d//e" has an empty component"#),
+        (
+            format!("{}\r\nContent-Disposition: {}", named("a"), named("b")),
+            "bad_part_header",
+            "is there twice",
+        ),
+        (named("d//e"), "bad_path", r#""d//e" has an empty component, by a slash too many"#),
         (named(".orchestrator.exit"), "bad_path", "reserved prefix"),
-        (long, "bad_path", "more than 255 bytes"),
+        (long, "bad_path", "has a component of 256 bytes, and 255 are the most"),
+        (named("./a"), "bad_path", r#""./a" has a component `.`; leave that out"#),
+        (named(r"C:\dir\run.sh"), "bad_path", "is a path of Windows with its drive"),
+        (named(r"dir\run.sh"), "bad_path", "holds a backslash; separate directories by `/`"),
+        (named("a\tb"), "bad_path", r#""a\tb" holds the control character U+0009"#),
+        (named("a\x01b"), "bad_path", "holds the control character U+0001"),
+        (named("a\nb"), "bad_path", r#""a\nb" holds the control character U+000A"#),
+        (named("a\rb"), "bad_path", "holds the control character U+000D"),
+        (named("a\x7fb"), "bad_path", "holds the control character U+007F"),
+        (named("a%0Ab"), "bad_path", "holds the control character U+000A"),
         ("form-data; name=\"x/../../a\"; filename=\"a\"".into(), "bad_path", r#""x/../../a""#),
-        ("form-data; filename*=utf-8''a%00b".into(), "bad_path", r#""a\0b" holds a NUL"#),
+        (
+            "form-data; filename*=utf-8''a%00b".into(),
+            "bad_path",
+            r#""a\0b" holds the control character U+0000"#,
+        ),
         (
             "form-data; filename*=utf-8''%ff".into(),
             "bad_part_header",
@@ -323,6 +342,66 @@ fn a_bad_part_is_named_and_takes_the_good_ones_before_it_along() {
         assert!(message.starts_with("part 2: ") && message.contains(quoted), "{message}");
         assert!(place.is_empty(), "{disposition}");
     }
+}
+
+#[test]
+fn a_part_whose_content_would_have_to_be_decoded_is_refused() {
+    for (header, value, is_taken) in [
+        ("Content-Transfer-Encoding", "base64", false),
+        ("content-transfer-encoding", " Quoted-Printable ", false),
+        ("Content-Transfer-Encoding", "x-uuencode", false),
+        ("Content-Transfer-Encoding", "binary", true),
+        ("Content-Transfer-Encoding", "8BIT", true),
+        ("Content-Transfer-Encoding", "7bit", true),
+        ("Content-Encoding", "gzip", false),
+        ("Content-Encoding", "identity", true),
+    ] {
+        let place = Place::new();
+        let body = form(&[(&format!("{}\r\n{header}: {value}", named("a")), b"eA==")]);
+        match place.receive(pieces(&body, 1000)) {
+            Ok(_) => assert!(is_taken, "{header}: {value}"),
+            Err(error) => {
+                assert_eq!((is_taken, error.kind(), error.code()), (false, Kind::Sender, "encoded_part"));
+                let told = format!("part 1: its {header} is {:?}", value.trim());
+                assert!(error.to_string().to_lowercase().starts_with(&told.to_lowercase()), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_file_field_that_was_left_empty_is_passed_over() {
+    let empty = named("");
+    let encoded = format!("{}\r\nContent-Transfer-Encoding: base64", named(""));
+    let body = form(&[(&empty, b""), (&named("run.sh"), b"x"), (&encoded, b"")]);
+    for piece_bytes in [1, 5, 1000] {
+        let place = Place::new();
+        let received = place.receive(pieces(&body, piece_bytes)).unwrap();
+        assert_eq!(received, Received { files: 1, bytes: 1, fields: 2 });
+        assert_eq!(place.files(), files(&[("run.sh", b"x")]));
+    }
+    let error = Place::new().receive(pieces(&form(&[(&empty, b"")]), 100)).unwrap_err();
+    assert!(error.to_string().contains("no part with a file name (1 without)"), "{error}");
+}
+
+#[test]
+fn a_boundary_in_the_middle_of_a_line_of_the_preamble_means_nothing() {
+    let body =
+        [&b"a preamble about --XBOUNDARYX\r\nand --XBOUNDARYX--\r\n"[..], &form(&[(&named("a"), b"x")])]
+            .concat();
+    for piece_bytes in [1, 7, 1000] {
+        let place = Place::new();
+        place.receive(pieces(&body, piece_bytes)).unwrap();
+        assert_eq!(place.files(), files(&[("a", b"x")]));
+    }
+}
+
+#[test]
+fn a_folded_header_is_one() {
+    let place = Place::new();
+    let folded = "form-data;\r\n name=\"file\";\r\n\tfilename=\"a b.txt\"";
+    place.receive(pieces(&form(&[(folded, b"x")]), 100)).unwrap();
+    assert_eq!(place.files(), files(&[("a b.txt", b"x")]));
 }
 
 #[test]
