@@ -11,7 +11,7 @@ use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::ids::Ids;
 use crate::data::path::{DataPath, Free};
 use crate::data::record::Durability;
-use crate::disk_threads::Disk;
+use crate::disk_threads::{self, Disk};
 use crate::event;
 use crate::host::load::Load;
 use crate::host::service_manager::Notifier;
@@ -69,6 +69,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
             meant = meant
         );
     }
+    sys::ignore_file_size_signal();
+    let limits_at_start = rlimit::all();
     let max_connections =
         rlimit::raise_descriptors(memory::connections(settings.max_connections, http::STACK_BYTES));
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
@@ -100,9 +102,10 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         linger: settings.linger,
         time_limit: settings.time_limit,
         max_log: settings.max_log,
+        of_processes: rlimit::changed_since(limits_at_start),
         has_successor: settings.recover,
     };
-    let (runner, begin_to_run) = Runner::prepare(store.clone(), records.clone(), data_path.path(), limits)
+    let (runner, begin_to_run) = Runner::prepare(store.clone(), records.clone(), &data_path, limits)
         .map_err(|error| system("cannot start the runner", &error))?;
     if let Some(max_disk) = settings.max_disk {
         let ends = runner.clone();
@@ -110,6 +113,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
             .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     }
     let watch = Watch::start().map_err(|error| system("cannot start the watch over waits", &error))?;
+    let disk = Disk::with_a_thread().map_err(|error| system("cannot start a disk thread", &error))?;
+    disk_threads::start_keeper().map_err(|error| system("cannot start a thread", &error))?;
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
     let notifier = Notifier::from_environment();
     let watched = runner.clone();
@@ -127,7 +132,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         runner: runner.clone(),
         load,
         data_path: data_path.clone(),
-        disk: Disk::default(),
+        disk,
         waiting: waiting.clone(),
         ids: ids.clone(),
         records,

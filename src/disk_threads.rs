@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,27 @@ const STACK_BYTES: usize = 256 * 1024;
 /// By how much the threads of transfers let all others of their group go first (nice(2), which is of a thread on Linux). Those
 /// move much for one caller each; a worker, of which there is one a core, answers all.
 const TRANSFER_NICE: i32 = 5;
+
+/// Between two attempts to start a thread that the system did not give.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Who tries again for pools that lack a thread.
+static KEEPER: OnceLock<mpsc::Sender<Disk>> = OnceLock::new();
+
+/// Starts the thread that tries again for pools that lack one. Without it their jobs wait for the next one.
+pub fn start_keeper() -> io::Result<()> {
+    let (lacking, pools) = mpsc::channel::<Disk>();
+    thread::Builder::new().name("disk-keeper".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        for pool in pools {
+            while !pool.has_enough_now() {
+                thread::sleep(RETRY_PAUSE);
+            }
+        }
+    })?;
+    // A second one is of no use, and ends with its channel.
+    let _ = KEEPER.set(lacking);
+    Ok(())
+}
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -45,6 +66,8 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// Whether the system gave no thread for a job that waits, and the keeper tries again.
+    is_short: bool,
 }
 
 impl Disk {
@@ -73,20 +96,44 @@ impl Disk {
             state.threads += 1;
             drop(state);
             if let Err(error) = self.grow() {
-                // The thread limit of the system is reached. Another thread of the pool takes the job when it is free; if
-                // there is none at all the job waits for the next call of `run`.
-                self.shared.lock().threads -= 1;
-                crate::event!(Error, "cannot start a disk thread", error = error);
+                // The thread limit of the system is reached. Another thread of the pool takes the job when it is free, or one that
+                // the keeper can start.
+                if !std::mem::replace(&mut self.shared.lock().is_short, true) {
+                    crate::event!(
+                        Error,
+                        "cannot start a disk thread; tried again until it works",
+                        error = error
+                    );
+                    let _ = KEEPER.get().map(|keeper| keeper.send(self.clone()));
+                }
             }
         }
+    }
+
+    /// Whether all jobs have their thread. Where one lacks, tries to start it.
+    fn has_enough_now(&self) -> bool {
+        let mut state = self.shared.lock();
+        let has_enough = state.jobs.len() <= state.idle || state.threads >= MAX_THREADS;
+        if has_enough {
+            state.is_short = false;
+            return true;
+        }
+        state.threads += 1;
+        drop(state);
+        // The next look says whether that is enough.
+        let _ = self.grow();
+        false
     }
 
     /// Starts a thread that has been counted.
     fn grow(&self) -> io::Result<()> {
         let shared = Arc::clone(&self.shared);
         let thread = thread::Builder::new().name("disk".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(move || shared.work())?;
-        Ok(())
+        let started = thread.spawn(move || shared.work());
+        if started.is_err() {
+            self.shared.lock().threads -= 1;
+        }
+        started.map(drop)
     }
 }
 

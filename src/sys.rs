@@ -1,12 +1,17 @@
-//! The system calls that neither std nor rustix offers safely: signals, `posix_spawn`, `waitid` and `wait4`.
+//! The system calls that neither std nor rustix offers safely: signals, `clone`, `waitid` and `wait4`.
 //! The only file with `unsafe`, each block one call wide. Nothing here knows what a payload is.
 
 use std::ffi::CStr;
-use std::io;
+use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 
 /// SIGTERM and SIGINT: the client takes them by waiting for them, never by a handler.
 pub struct StopSignals(libc::sigset_t);
@@ -100,103 +105,225 @@ pub struct Command<'a> {
     pub directory: &'a CStr,
     /// The child's descriptors 0, 1 and 2, in this order. It gets no other, as long as all are close-on-exec.
     pub stdio: [BorrowedFd<'a>; 3],
+    /// Limits that the child does not inherit.
+    pub limits: &'a [(Resource, Rlimit)],
 }
 
-/// Starts a program with `posix_spawn(3)`: in a session of its own, with an empty signal mask and default handlers.
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// The system gives no process.
+    #[error("no process: {0}")]
+    Process(#[source] io::Error),
+    /// The working directory cannot be entered.
+    #[error("working directory: {0}")]
+    Directory(#[source] io::Error),
+    /// The program cannot be executed.
+    #[error("program: {0}")]
+    Program(#[source] io::Error),
+}
+
+/// What the child was at when it failed.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+enum Step {
+    Preparation,
+    Directory,
+    Program,
+}
+
+/// What a child tells of its failure: the step and the error number, 4 bytes each.
+const FAILURE_BYTES: usize = 8;
+
+/// The child makes plain system calls only. In units of 16 bytes, by which all machines align their stacks.
+const CHILD_STACK_UNITS: usize = 1024;
+
+/// Starts a program: in a session of its own, with an empty signal mask and default signal handlers. SIGXFSZ is ignored where
+/// it was when this process was started.
 ///
-/// `posix_spawn` runs on the caller's memory until the exec, as vfork does, so its cost does not grow with this process,
-/// and it reports a failed exec as an error instead of a child that ends at once.
-/// Needs glibc 2.29 or musl 1.1.24 (`posix_spawn_file_actions_addchdir_np`).
-pub fn spawn(command: &Command<'_>) -> io::Result<u32> {
-    let mut actions = FileActions::new()?;
-    actions.change_directory(command.directory)?;
-    for (target, source) in (0..).zip(command.stdio) {
-        actions.duplicate(source, target)?;
-    }
-    let attributes = Attributes::for_payload()?;
+/// By clone(2) as vfork(2) does it: the child runs on this process's memory until the exec, while this thread waits, so the cost
+/// does not grow with this process. A failure comes through a pipe, since an emulator may give the child memory of its own.
+pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
+    let (failure, told) = io::pipe().map_err(SpawnError::Process)?;
     let arguments = null_terminated(command.arguments);
     let environment = null_terminated(command.environment);
-    let mut pid = 0;
-    // SAFETY: program, actions, attributes and both null-terminated arrays are initialised and outlive the call.
-    let code = unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            command.program.as_ptr(),
-            &raw const actions.0,
-            &raw const attributes.0,
-            arguments.as_ptr(),
-            environment.as_ptr(),
-        )
+    let child = Child {
+        command,
+        arguments: arguments.as_ptr(),
+        environment: environment.as_ptr(),
+        signals: signals_to_reset(),
+        no_signals: empty_signal_set(),
+        told: told.as_fd(),
     };
-    check_code(code)?;
-    u32::try_from(pid).map_err(io::Error::other)
+    let pid = child.start().map_err(SpawnError::Process)?;
+    // Another end of the pipe is the child's, which closes it by its exec.
+    drop(told);
+    let Some((step, error)) = failure_of(failure) else {
+        return u32::try_from(pid).map_err(|error| SpawnError::Process(io::Error::other(error)));
+    };
+    // SAFETY: a null status is allowed. The child has told its failure and ends at once.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    Err(match step {
+        step if step == Step::Directory as i32 => SpawnError::Directory(error),
+        step if step == Step::Program as i32 => SpawnError::Program(error),
+        _ => SpawnError::Process(error),
+    })
 }
 
-fn null_terminated(strings: &[&CStr]) -> Vec<*mut libc::c_char> {
-    let pointers = strings.iter().map(|string| string.as_ptr().cast_mut());
-    pointers.chain([ptr::null_mut()]).collect()
+/// Whether the system gives a process now: one is made, and ends at once.
+pub fn try_process() -> io::Result<()> {
+    let mut stack = [MaybeUninit::<u128>::uninit(); CHILD_STACK_UNITS];
+    let pid = clone(end_at_once, &mut stack, ptr::null_mut())?;
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    Ok(())
 }
 
-struct FileActions(libc::posix_spawn_file_actions_t);
+/// `None` once the child has executed its program.
+fn failure_of(mut pipe: io::PipeReader) -> Option<(i32, io::Error)> {
+    let mut failure = [0; FAILURE_BYTES];
+    pipe.read_exact(&mut failure).ok()?;
+    let (step, number) = failure.split_at(FAILURE_BYTES / 2);
+    let int = |bytes: &[u8]| bytes.try_into().map_or(0, i32::from_ne_bytes);
+    Some((int(step), io::Error::from_raw_os_error(int(number))))
+}
 
-impl FileActions {
-    fn new() -> io::Result<Self> {
-        let mut actions = MaybeUninit::uninit();
-        // SAFETY: the call initialises the object it is given.
-        check_code(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
-        // SAFETY: initialised by the successful call above.
-        Ok(Self(unsafe { actions.assume_init() }))
+/// The memory of `function` is this process's, and this thread waits until it has ended or executed a program.
+fn clone(
+    function: extern "C" fn(*mut libc::c_void) -> libc::c_int,
+    stack: &mut [MaybeUninit<u128>; CHILD_STACK_UNITS],
+    argument: *mut libc::c_void,
+) -> io::Result<libc::pid_t> {
+    // Stacks grow downwards on all machines that this is built for.
+    let top = stack.as_mut_ptr_range().end.cast();
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: `stack` and what `argument` points to outlive the child's use of them: this call returns after it. The child makes
+    // async-signal-safe calls only and does not return into this function.
+    let pid = unsafe { libc::clone(function, top, flags, argument) };
+    check(pid)?;
+    Ok(pid)
+}
+
+extern "C" fn end_at_once(_: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: ends the child alone, without any clean-up of this process.
+    unsafe { libc::_exit(0) }
+}
+
+/// What a child needs, made before: it must not allocate.
+struct Child<'a> {
+    command: &'a Command<'a>,
+    arguments: *const *const libc::c_char,
+    environment: *const *const libc::c_char,
+    signals: &'a [libc::c_int],
+    no_signals: libc::sigset_t,
+    told: BorrowedFd<'a>,
+}
+
+impl Child<'_> {
+    fn start(&self) -> io::Result<libc::pid_t> {
+        let mut stack = [MaybeUninit::<u128>::uninit(); CHILD_STACK_UNITS];
+        // No handler of this process may run in the child.
+        let all = full_signal_set();
+        let mut before = empty_signal_set();
+        // SAFETY: both sets are initialised.
+        check_code(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) })?;
+        let pid = clone(Self::main, &mut stack, ptr::from_ref(self).cast_mut().cast());
+        // SAFETY: the set is initialised; a null old set is allowed.
+        check_code(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) })?;
+        pid
     }
 
-    fn change_directory(&mut self, directory: &CStr) -> io::Result<()> {
-        // SAFETY: the object is initialised; the path is copied by the call.
-        check_code(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, directory.as_ptr()) })
+    /// The child's whole life, should its exec fail.
+    extern "C" fn main(this: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the `self` of `start`, which waits meanwhile.
+        let this = unsafe { &*this.cast::<Child<'_>>() };
+        let (step, error) = this.run();
+        let mut failure = [0; FAILURE_BYTES];
+        let (of_step, of_error) = failure.split_at_mut(FAILURE_BYTES / 2);
+        of_step.copy_from_slice(&(step as i32).to_ne_bytes());
+        of_error.copy_from_slice(&error.raw_os_error().to_ne_bytes());
+        // Who started this child waits for it.
+        let _ = rustix::io::write(this.told, &failure);
+        end_at_once(ptr::null_mut())
     }
 
-    fn duplicate(&mut self, source: BorrowedFd<'_>, target: libc::c_int) -> io::Result<()> {
-        // SAFETY: the object is initialised; the descriptor is open as long as it is borrowed.
-        check_code(unsafe {
-            libc::posix_spawn_file_actions_adddup2(&raw mut self.0, source.as_raw_fd(), target)
-        })
+    /// Comes back only with a failure.
+    fn run(&self) -> (Step, Errno) {
+        if let Err(errno) = self.prepare() {
+            return (Step::Preparation, errno);
+        }
+        if let Err(errno) = rustix::process::chdir(self.command.directory) {
+            return (Step::Directory, errno);
+        }
+        // SAFETY: program and both null-terminated arrays outlive the call, which comes back only when it fails.
+        unsafe { libc::execve(self.command.program.as_ptr(), self.arguments, self.environment) };
+        (Step::Program, last_errno())
+    }
+
+    fn prepare(&self) -> Result<(), Errno> {
+        for signal in self.signals {
+            // SAFETY: SIG_DFL is no function of ours; handlers are the child's own, it shares memory alone.
+            if unsafe { libc::signal(*signal, libc::SIG_DFL) } == libc::SIG_ERR {
+                return Err(last_errno());
+            }
+        }
+        rustix::process::setsid()?;
+        for (resource, limit) in self.command.limits {
+            rustix::process::setrlimit(*resource, *limit)?;
+        }
+        for (target, source) in (0..).zip(self.command.stdio) {
+            // SAFETY: touches no memory; the source is open, and the child's descriptors are its own.
+            if unsafe { libc::dup2(source.as_raw_fd(), target) } == -1 {
+                return Err(last_errno());
+            }
+        }
+        // SAFETY: the set is initialised; a null old set is allowed.
+        match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.no_signals, ptr::null_mut()) }
+        {
+            0 => Ok(()),
+            code => Err(Errno::from_raw_os_error(code)),
+        }
     }
 }
 
-impl Drop for FileActions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
-    }
+fn last_errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    fn for_payload() -> io::Result<Self> {
-        let mut attributes = MaybeUninit::uninit();
-        // SAFETY: the call initialises the object it is given.
-        check_code(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
-        // SAFETY: initialised by the successful call above.
-        let mut attributes = Self(unsafe { attributes.assume_init() });
-        let object = &raw mut attributes.0;
-        let flags = libc::POSIX_SPAWN_SETSID
-            | libc::c_short::try_from(libc::POSIX_SPAWN_SETSIGMASK).map_err(io::Error::other)?
-            | libc::c_short::try_from(libc::POSIX_SPAWN_SETSIGDEF).map_err(io::Error::other)?;
-        // SAFETY: the object is initialised.
-        check_code(unsafe { libc::posix_spawnattr_setflags(object, flags) })?;
-        let (empty, full) = (empty_signal_set(), full_signal_set());
-        // SAFETY: object and set are initialised; the set is copied.
-        check_code(unsafe { libc::posix_spawnattr_setsigmask(object, &raw const empty) })?;
-        // SAFETY: object and set are initialised; the set is copied.
-        check_code(unsafe { libc::posix_spawnattr_setsigdefault(object, &raw const full) })?;
-        Ok(attributes)
-    }
+fn null_terminated(strings: &[&CStr]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
 }
 
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `for_payload`, destroyed once.
-        unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
-    }
+/// Whether SIGXFSZ was ignored when this process was started.
+static FILE_SIZE_WAS_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Ignores SIGXFSZ: a write beyond the limit of file sizes (`ulimit -f`) fails then, and does not end this process (setrlimit(2)).
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN is no function of ours.
+    let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    FILE_SIZE_WAS_IGNORED.store(before == libc::SIG_IGN, Ordering::Relaxed);
+}
+
+/// The signals that are not at their default in this process, and have to be in a child. Looked for once: a system call for each
+/// of 64 takes longer than all else of a start. Handlers are installed before the first child.
+fn signals_to_reset() -> &'static [libc::c_int] {
+    static SIGNALS: OnceLock<Vec<libc::c_int>> = OnceLock::new();
+    SIGNALS.get_or_init(|| {
+        let keeps = |signal| signal == libc::SIGXFSZ && FILE_SIZE_WAS_IGNORED.load(Ordering::Relaxed);
+        (1..=LAST_SIGNAL).filter(|signal| !keeps(*signal) && !is_at_default(*signal)).collect()
+    })
+}
+
+/// The number of the last real-time signal (signal(7)).
+const LAST_SIGNAL: libc::c_int = 64;
+
+fn is_at_default(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null new action asks for the present one, for which there is room. The C library refuses its own signals.
+    let code = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed before the call, which is a valid value.
+    let action = unsafe { action.assume_init() };
+    code == -1 || action.sa_sigaction == libc::SIG_DFL
 }
 
 /// Marks every descriptor but 0, 1 and 2 as close-on-exec (`fcntl(2)`): what this process was started with is not for its

@@ -16,7 +16,9 @@ struct NotReady {
 
 #[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn get(api: &Api) -> Response {
-    let obstacles = obstacles(api, 0, api.data_path.free());
+    let mut obstacles = obstacles(api, 0, api.data_path.free());
+    // An upload is taken all the same: it waits with the others.
+    obstacles.extend(api.runner.obstacle().as_deref().map(cannot_start));
     if obstacles.is_empty() {
         return Response::json(200, r#"{"status":"ready"}"#);
     }
@@ -51,6 +53,11 @@ pub(super) fn draining() -> HttpError {
     let message =
         "The client is being stopped and takes no new payload; send it elsewhere, or after its restart.";
     HttpError::new(503, "stopping", message).retry_after(RETRY_AFTER_S)
+}
+
+fn cannot_start(reason: &str) -> HttpError {
+    let message = format!("Payloads cannot be started now, and wait: {}.", reason.trim_end_matches('.'));
+    HttpError::new(503, "cannot_start", message).retry_after(RETRY_AFTER_S)
 }
 
 pub(super) fn queue_full() -> HttpError {

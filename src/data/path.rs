@@ -193,6 +193,12 @@ impl DataPath {
         self.watch.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The same, as a look of this moment has it. Asks the disk: not for a coroutine.
+    pub fn trouble_now(&self) -> Option<String> {
+        self.check();
+        self.trouble()
+    }
+
     fn check(&self) {
         let now = self.find_trouble();
         let mut known = self.watch.trouble.lock().unwrap_or_else(PoisonError::into_inner);

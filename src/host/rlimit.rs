@@ -1,4 +1,5 @@
-//! The limit of open descriptors, raised to what MAX_CONNECTIONS needs.
+//! The limits of this process: that of open descriptors is raised to what MAX_CONNECTIONS needs, and payloads get what the
+//! client was started with.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -8,8 +9,39 @@ use crate::event;
 /// half of it.
 const BESIDE_CONNECTIONS: u64 = 512;
 
-/// Raises the soft limit as far as needed and allowed. Not to the hard limit: payloads inherit it, and there are programs
-/// that walk through all descriptors they could have. Gives how many connections may be open at once, so that a storm of
+/// All that Linux has.
+const ALL: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
+
+/// All limits of this process as they are now.
+pub fn all() -> Vec<(Resource, Rlimit)> {
+    ALL.map(|resource| (resource, getrlimit(resource))).to_vec()
+}
+
+/// Those of `before` that are other ones now: what a payload has to be given to have the limits that the client was started
+/// with.
+pub fn changed_since(mut before: Vec<(Resource, Rlimit)>) -> Vec<(Resource, Rlimit)> {
+    before.retain(|(resource, limit)| getrlimit(*resource) != *limit);
+    before
+}
+
+/// Raises the soft limit as far as needed and allowed. Gives how many connections may be open at once, so that a storm of
 /// them leaves descriptors for the files and processes of those that are served.
 pub fn raise_descriptors(max_connections: usize) -> usize {
     let wanted = max_connections as u64 + BESIDE_CONNECTIONS;

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree};
-use super::start::Streams;
+use super::start::{StartError, Streams};
 use super::{Phase, Run, Work};
 use crate::data::record::{Durability, FileSystem};
 use crate::event;
@@ -174,16 +174,41 @@ impl Work {
         self.end(move |ends| ends.note(id, &outcome));
     }
 
+    /// Lets a payload wait that the host cannot start now, or ends it, if it can never be started.
+    pub(super) fn give_up_start(
+        &self,
+        id: PayloadId,
+        directory: Arc<Path>,
+        streams: Streams,
+        error: StartError,
+    ) {
+        self.launcher.end_outputs(&streams.outputs);
+        drop(streams);
+        let starter = self.starter.clone();
+        self.beside(move || {
+            starter.not_started(id, &directory, &error);
+            starter.free_slot();
+            starter.fill_slots();
+        });
+    }
+
     /// The slot of a payload is free, and its end to be noted. The disk may take seconds for what a payload has written, or
     /// hang; no kill and no start waits for that.
     fn end(&self, note: impl FnOnce(&Ends) + Send + 'static) {
         self.starter.free_slot();
         let (starter, ends) = (self.starter.clone(), self.ends.clone());
+        self.beside(move || {
+            starter.fill_slots();
+            note(&ends);
+        });
+    }
+
+    /// Does what may wait for the disk; a client that stops waits for it.
+    fn beside(&self, work: impl FnOnce() + Send + 'static) {
         let (under_way, events) = (Arc::clone(&self.ends_under_way), self.events.clone());
         under_way.fetch_add(1, Ordering::AcqRel);
         self.disk.run(move || {
-            starter.fill_slots();
-            note(&ends);
+            work();
             under_way.fetch_sub(1, Ordering::AcqRel);
             events.wake();
         });

@@ -96,6 +96,12 @@ impl Environment {
         own.into_iter().filter_map(|(name, value)| variable(OsStr::new(name), value)).collect()
     }
 
+    /// Where payloads look for programs.
+    pub(super) fn path(&self) -> &OsStr {
+        let path = self.shared.iter().find_map(|variable| variable.to_bytes().strip_prefix(b"PATH="));
+        OsStr::from_bytes(path.unwrap_or_default())
+    }
+
     /// The variables of all payloads.
     pub(super) fn shared(&self) -> &[CString] {
         &self.shared

@@ -8,6 +8,7 @@ mod guard;
 mod inbox;
 mod output;
 mod processes;
+mod script;
 mod start;
 mod starter;
 
@@ -22,9 +23,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::clock::monotonic_ms;
+use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
@@ -36,7 +38,7 @@ use end::Ends;
 use guard::Guard;
 use inbox::{Inbox, Sender, inbox};
 use output::Output;
-use start::Launcher;
+use start::{Launcher, StartError};
 use starter::{Ready, Starter};
 
 pub use guard::run as run_guard;
@@ -76,6 +78,8 @@ pub struct Limits {
     pub time_limit: Option<Duration>,
     /// How many bytes of each output of a payload are kept; `None` for all.
     pub max_log: Option<u64>,
+    /// The limits that payloads have (getrlimit(2)), where the client has other ones.
+    pub of_processes: Vec<(Resource, Rlimit)>,
     /// Whether the next life of the client takes up what waits when this one is stopped.
     pub has_successor: bool,
 }
@@ -95,7 +99,7 @@ impl Runner {
     pub fn prepare(
         store: Store,
         records: Records,
-        data_path: &Path,
+        data_path: &DataPath,
         limits: Limits,
     ) -> io::Result<(Self, impl FnOnce())> {
         if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
@@ -109,9 +113,15 @@ impl Runner {
         let (events, inbox) = inbox()?;
         let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
-        let launcher = Arc::new(Launcher::new(limits.max_log)?);
+        let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone())?);
         let ends = Ends { store: store.clone(), records };
-        let starter = Starter::new(ends.clone(), Arc::clone(&launcher), limits.slots, events.clone());
+        let starter = Starter::new(
+            ends.clone(),
+            data_path.clone(),
+            Arc::clone(&launcher),
+            limits.slots,
+            events.clone(),
+        );
         let work = Work {
             ends,
             store,
@@ -119,7 +129,7 @@ impl Runner {
             starter: starter.clone(),
             limits,
             runs: Vec::new(),
-            data_path: data_path.to_owned(),
+            data_path: data_path.path().to_owned(),
             strangers: processes::adopted(&[]),
             guard: None,
             drain: None,
@@ -150,6 +160,11 @@ impl Runner {
         if self.starter.is_closed() {
             self.events.wake();
         }
+    }
+
+    /// What the host lacks for the start of a payload, if so: those that wait go on waiting.
+    pub fn obstacle(&self) -> Option<String> {
+        self.starter.obstacle()
     }
 
     /// Ends the whole process tree of a payload that the store has marked `Killed`.
@@ -237,12 +252,12 @@ impl Work {
         self.start_guard();
         // What an earlier life has left; who comes later starts himself.
         if self.store.waiting() > 0 {
-            let starter = self.starter.clone();
-            self.disk.run(move || starter.fill_slots());
+            self.fill_slots();
         }
         loop {
             self.reap();
             self.enforce_deadlines();
+            self.retry_starts();
             self.give_up_waiting();
             self.report_drained();
             self.sleep(inbox, children);
@@ -281,7 +296,7 @@ impl Work {
         let any_running = self.runs.iter().any(|run| !matches!(run.phase, Phase::Ending { .. }));
         let is_waited_for = any_running || (self.runs.is_empty() && !self.is_drained);
         let of_drain = self.drain.iter().filter(|_| is_waited_for).map(|drain| drain.0);
-        of_runs.chain(of_drain).min()
+        of_runs.chain(of_drain).chain(self.starter.retry_at()).min()
     }
 
     fn handle(&mut self, event: Event) {
@@ -306,6 +321,7 @@ impl Work {
                 streams,
                 Outcome::not_started(Status::Killed, "it was killed before its start"),
             );
+            self.starter.put_off(None);
             return;
         }
         let started = Instant::now();
@@ -318,9 +334,31 @@ impl Work {
                 let limit = self.limits.time_limit.map(|limit| started + limit);
                 let (phase, outputs) = (Phase::Running, streams.outputs);
                 self.runs.push(Run { id, pid, directory, started, limit, phase, left_over: None, outputs });
+                if self.starter.host_is_well() {
+                    self.fill_slots();
+                }
             }
-            Err(error) => self.end_unstarted(id, streams, error.outcome()),
+            Err(error) => self.give_up_start(id, directory, streams, error),
         }
+    }
+
+    fn fill_slots(&self) {
+        let starter = self.starter.clone();
+        self.disk.run(move || starter.fill_slots());
+    }
+
+    /// Where the host lacked something for a start: tries again, once in a while.
+    fn retry_starts(&self) {
+        if self.starter.retry_at().is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.starter.begin_retry();
+        if let Err(error) = sys::try_process() {
+            self.starter.put_off(Some(StartError::NoProcess(error).to_string()));
+            return;
+        }
+        let starter = self.starter.clone();
+        self.disk.run(move || starter.retry());
     }
 
     fn start_guard(&mut self) {

@@ -1,30 +1,35 @@
 //! Starts `./run.sh` in a payload's directory, and says in one sentence why it could not.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
 
 use super::environment::Environment;
 use super::output::{Output, Outputs};
+use super::script::{self, SCRIPT, ScriptError};
+use crate::event;
 use crate::payload::{Outcome, PayloadId, Status};
-use crate::sys::{self, Command};
+use crate::sys::{self, Command, SpawnError};
 
-const SCRIPT: &str = "run.sh";
 pub(super) const STDOUT_FILE: &str = ".orchestrator.out";
 pub(super) const STDERR_FILE: &str = ".orchestrator.err";
-const SHELL: &CStr = c"/bin/sh";
 
-/// The longest `#!` line that Linux reads (BINPRM_BUF_SIZE, Linux 5.1).
-const SHEBANG_BYTES: u64 = 256;
+/// The usual shells, which an image FROM scratch has not.
+const SHELLS: [&str; 5] = ["/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash", "/bin/ash"];
+
+/// What runs a script without a `#!` line where there is no bash.
+const SHELL: &str = "/bin/sh";
 
 /// How often and how long a start waits for a `run.sh` that is "busy". A child that is being started holds a copy of every
 /// descriptor for a moment, one through which the next payload's `run.sh` is just being written included: vfork(2) lets
@@ -32,11 +37,15 @@ const SHEBANG_BYTES: u64 = 256;
 const BUSY_TRIES: u32 = 200;
 const BUSY_PAUSE: Duration = Duration::from_micros(500);
 
-/// Why a payload was not started. Each is the payload's result, never an error of the daemon.
+/// Why a payload was not started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
     #[error("there is no run.sh among the files; add one")]
     NoScript,
+    #[error(transparent)]
+    Script(#[from] ScriptError),
+    #[error("its directory cannot be entered: {0}")]
+    Directory(io::Error),
     #[error("its record cannot be written in DATA_PATH: {0}")]
     Record(io::Error),
     #[error("cannot create {file}: {source}")]
@@ -46,7 +55,11 @@ pub(super) enum StartError {
     )]
     NoInterpreter(String),
     #[error(
-        "run.sh has no #! line, and this system has no /bin/sh to run it by; use an image that has one, or make run.sh a static ELF file"
+        "run.sh asks for the shell {0}, and this system has none; use an image that has one (FROM scratch has not), or make run.sh a static ELF file"
+    )]
+    NoSuchShell(String),
+    #[error(
+        "run.sh has no #! line, and this system has neither bash nor /bin/sh to run it by; use an image that has one, or make run.sh a static ELF file"
     )]
     NoShell,
     #[error(
@@ -61,20 +74,32 @@ pub(super) enum StartError {
     NotPermitted(io::Error),
     #[error("run.sh is a program for another kind of processor or damaged ({0})")]
     WrongFormat(io::Error),
-    #[error("the system refuses a new process; its limit of processes or memory is reached ({0})")]
+    #[error("the system gives no new process; its limit of processes or memory is reached ({0})")]
     NoProcess(io::Error),
     #[error("run.sh cannot be started: {0}")]
     Spawn(io::Error),
 }
 
 impl StartError {
-    /// What becomes of the payload then.
+    /// What becomes of the payload, where it can never be started.
     pub(super) fn outcome(&self) -> Outcome {
         let status = match self {
             Self::NoScript => Status::Invalid,
             _ => Status::Failed,
         };
         Outcome::not_started(status, self.to_string())
+    }
+
+    /// What the system said, where the payload itself may be without fault.
+    pub(super) fn of_system(&self) -> Option<&io::Error> {
+        match self {
+            Self::Directory(error)
+            | Self::Record(error)
+            | Self::Log { source: error, .. }
+            | Self::NoProcess(error)
+            | Self::Spawn(error) => Some(error),
+            _ => None,
+        }
     }
 }
 
@@ -83,6 +108,9 @@ pub(super) struct Launcher {
     environment: Environment,
     stdin: File,
     outputs: Option<Outputs>,
+    limits: Vec<(Resource, Rlimit)>,
+    /// What runs scripts without a `#!` line.
+    shell: Option<PathBuf>,
 }
 
 /// Where a payload writes to.
@@ -95,11 +123,14 @@ pub(super) struct Streams {
 
 impl Launcher {
     /// Fails where there is no /dev/null to read from. `max_log`: bytes of each output that are kept.
-    pub(super) fn new(max_log: Option<u64>) -> io::Result<Self> {
+    /// `limits`: those that payloads do not inherit.
+    pub(super) fn new(max_log: Option<u64>, limits: Vec<(Resource, Rlimit)>) -> io::Result<Self> {
         let stdin = File::open("/dev/null")
             .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
         let outputs = max_log.map(Outputs::start).transpose()?;
-        Ok(Self { environment: Environment::new(), stdin, outputs })
+        let environment = Environment::new();
+        let shell = find_shell(environment.path());
+        Ok(Self { environment, stdin, outputs, limits, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -108,6 +139,11 @@ impl Launcher {
         let stdout = self.output(id, directory, STDOUT_FILE, &mut outputs)?;
         let stderr = self.output(id, directory, STDERR_FILE, &mut outputs)?;
         Ok(Streams { stdout, stderr, outputs })
+    }
+
+    /// Whether the logs of the payload in `directory` could be created now. Leaves them, empty.
+    pub(super) fn try_streams(directory: &Path) -> Result<(), StartError> {
+        [STDOUT_FILE, STDERR_FILE].into_iter().try_for_each(|file| create_log(directory, file).map(drop))
     }
 
     /// Completes the logs of a payload of which no process is left.
@@ -150,19 +186,23 @@ impl Launcher {
                 environment: &environment,
                 directory: &path,
                 stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
+                limits: &self.limits,
             })
         };
-        let result = command(c"./run.sh", &[c"./run.sh"]);
-        match result {
+        match command(c"./run.sh", &[c"./run.sh"]) {
             // Not a format that the kernel knows: a shell would take it for a script (POSIX, Shell & Utilities 2.9.1.4).
-            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => {
-                if is_elf(&directory.join(SCRIPT)) {
+            Err(SpawnError::Program(error)) if Errno::from_io_error(&error) == Some(Errno::NOEXEC) => {
+                if script::is_elf(directory) {
                     return Err(StartError::WrongFormat(error));
                 }
-                command(SHELL, &[c"sh", c"./run.sh"]).map_err(|error| match Errno::from_io_error(&error) {
-                    Some(Errno::NOENT) => StartError::NoShell,
-                    _ => why(error, directory),
-                })
+                let shell = self.shell.as_ref().ok_or(StartError::NoShell)?;
+                let name = shell.file_name().unwrap_or_default();
+                let c_string =
+                    |text: &OsStr| CString::new(text.as_bytes()).map_err(|e| StartError::Spawn(e.into()));
+                let (program, name) = (c_string(shell.as_os_str())?, c_string(name)?);
+                let pid = command(&program, &[&name, c"./run.sh"]).map_err(|error| why(error, directory))?;
+                event!(Info, "run.sh has no #! line; a shell runs it", payload = id, shell = shell.display());
+                Ok(pid)
             }
             Err(error) => Err(why(error, directory)),
             Ok(pid) => Ok(pid),
@@ -170,30 +210,54 @@ impl Launcher {
     }
 }
 
-fn spawn_when_free(command: &Command<'_>) -> io::Result<u32> {
+/// bash where there is one: scripts without a `#!` line were mostly written for it. Else sh.
+fn find_shell(path: &OsStr) -> Option<PathBuf> {
+    let candidates = std::env::split_paths(path).filter(|directory| directory.is_absolute());
+    let mut candidates = candidates.map(|directory| directory.join("bash")).chain([PathBuf::from(SHELL)]);
+    candidates.find(|shell| shell.is_file() && rustix::fs::access(shell, Access::EXEC_OK).is_ok())
+}
+
+fn spawn_when_free(command: &Command<'_>) -> Result<u32, SpawnError> {
     for _ in 0..BUSY_TRIES {
         match sys::spawn(command) {
-            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::sleep(BUSY_PAUSE),
+            Err(SpawnError::Program(error)) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(BUSY_PAUSE);
+            }
             other => return other,
         }
     }
     sys::spawn(command)
 }
 
+/// In the place of one that an earlier attempt has left. Never by way of a link.
 fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> {
+    let path = directory.join(file);
     let mut options = OpenOptions::new();
     options.append(true).create_new(true).mode(0o644);
-    options.open(directory.join(file)).map_err(|source| StartError::Log { file, source })
+    let created = match options.open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            std::fs::remove_file(&path).and_then(|()| options.open(&path))
+        }
+        other => other,
+    };
+    created.map_err(|source| StartError::Log { file, source })
 }
 
 /// Looks at the files to say what the error number alone does not.
-fn why(error: io::Error, directory: &Path) -> StartError {
+fn why(error: SpawnError, directory: &Path) -> StartError {
+    let error = match error {
+        SpawnError::Process(error) => return StartError::NoProcess(error),
+        SpawnError::Directory(error) => return StartError::Directory(error),
+        SpawnError::Program(error) => error,
+    };
     let script = directory.join(SCRIPT);
     match Errno::from_io_error(&error) {
+        Some(Errno::NOENT) if !directory.is_dir() => StartError::Directory(error),
         Some(Errno::NOENT) if !script.exists() => StartError::NoScript,
-        Some(Errno::NOENT) => match interpreter(&script) {
+        Some(Errno::NOENT) => match script::interpreter(directory) {
+            Some(shell) if SHELLS.contains(&&*shell) => StartError::NoSuchShell(shell),
             Some(interpreter) => StartError::NoInterpreter(interpreter),
-            None if is_elf(&script) => StartError::NoLoader,
+            None if script::is_elf(directory) => StartError::NoLoader,
             None => StartError::Spawn(error),
         },
         Some(Errno::ACCESS | Errno::PERM) if script.is_dir() => StartError::IsDirectory,
@@ -201,29 +265,6 @@ fn why(error: io::Error, directory: &Path) -> StartError {
         Some(Errno::AGAIN | Errno::NOMEM) => StartError::NoProcess(error),
         _ => StartError::Spawn(error),
     }
-}
-
-fn first_bytes(script: &Path) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(script) {
-        // What cannot be read tells nothing; the caller then names the error number.
-        let _ = file.take(SHEBANG_BYTES).read_to_end(&mut bytes);
-    }
-    bytes
-}
-
-fn is_elf(script: &Path) -> bool {
-    first_bytes(script).starts_with(b"\x7fELF")
-}
-
-/// The interpreter of the `#!` line, without its argument.
-fn interpreter(script: &Path) -> Option<String> {
-    let bytes = first_bytes(script);
-    let line = bytes.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
-    let line = String::from_utf8_lossy(line);
-    let name = line.split([' ', '\t']).find(|word| !word.is_empty())?;
-    // The usual trap with files from Windows: the carriage return is part of the name.
-    Some(name.replace('\r', "\\r"))
 }
 
 #[cfg(test)]
@@ -243,28 +284,12 @@ mod tests {
             thread::sleep(BUSY_PAUSE * 20);
             drop(script);
         });
-        let launcher = Launcher::new(None).expect("/dev/null");
+        let launcher = Launcher::new(None, Vec::new()).expect("/dev/null");
         let streams = launcher.open_streams(1, directory.path()).expect("created");
         let pid = launcher.start(1, directory.path(), &streams).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();
-        }
-    }
-
-    #[test]
-    fn the_interpreter_is_named_as_the_kernel_would_read_it() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join(SCRIPT);
-        for (text, named) in [
-            ("#!/bin/x\n", Some("/bin/x")),
-            ("#! \t/usr/bin/env python3 -u\n", Some("/usr/bin/env")),
-            ("#!/bin/sh\r\n", Some("/bin/sh\\r")),
-            ("echo\n", None),
-            ("#!\n", None),
-        ] {
-            std::fs::write(&path, text).expect("written");
-            assert_eq!(interpreter(&path).as_deref(), named, "{text:?}");
         }
     }
 }

@@ -1,20 +1,37 @@
 //! What comes before a start: a waiting payload is claimed as soon as a slot is free, its start noted, its logs created.
 //! All of that may wait for a disk that hangs, so none of it is the runner's own work.
+//!
+//! Where the host lacks something (its disk, a process, descriptors), no payload fails for that: the one at hand waits again,
+//! nothing more is claimed, and an attempt is made once in a while until one works.
 
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
 
 use super::Event;
 use super::end::Ends;
 use super::inbox::Sender;
+use super::script;
 use super::start::{Launcher, StartError, Streams};
+use crate::data::path::DataPath;
 use crate::event;
-use crate::payload::{Payload, PayloadId};
+use crate::payload::{Outcome, Payload, PayloadId, Status};
+
+/// Between two attempts to start something while the host lacks what that takes.
+const RETRY_PAUSE: Duration = Duration::from_millis(400);
+
+/// What the host lacks again so soon after it had it is told no second time: a limit that is met by payloads themselves is met
+/// and left many times a second.
+const TOLD_FOR: Duration = Duration::from_secs(10);
 
 /// Makes payloads ready to be started; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Starter {
     ends: Ends,
+    data_path: DataPath,
     launcher: Arc<Launcher>,
     slots: Arc<Mutex<Slots>>,
     ready: Sender<Event>,
@@ -24,6 +41,18 @@ struct Slots {
     total: usize,
     taken: usize,
     is_closed: bool,
+    outage: Option<Outage>,
+    /// Until then no other outage is told.
+    quiet_until: Option<Instant>,
+}
+
+/// The host lacks what a start takes.
+struct Outage {
+    reason: String,
+    since: Instant,
+    is_told: bool,
+    /// `None` while an attempt is under way.
+    retry_at: Option<Instant>,
 }
 
 /// A payload that holds a slot and lacks nothing but its process.
@@ -35,22 +64,21 @@ pub(super) struct Ready {
 
 impl Starter {
     /// `ready` is told of each payload that may be started.
-    pub(super) fn new(ends: Ends, launcher: Arc<Launcher>, slots: usize, ready: Sender<Event>) -> Self {
-        let slots = Arc::new(Mutex::new(Slots { total: slots, taken: 0, is_closed: false }));
-        Self { ends, launcher, slots, ready }
+    pub(super) fn new(
+        ends: Ends,
+        data_path: DataPath,
+        launcher: Arc<Launcher>,
+        slots: usize,
+        ready: Sender<Event>,
+    ) -> Self {
+        let slots = Slots { total: slots, taken: 0, is_closed: false, outage: None, quiet_until: None };
+        Self { ends, data_path, launcher, slots: Arc::new(Mutex::new(slots)), ready }
     }
 
     /// Makes waiting payloads ready as long as a slot is free. May wait for the disk.
     pub(super) fn fill_slots(&self) {
-        while let Some(payload) = self.claim() {
-            match self.prepare(&payload) {
-                Ok(ready) => self.ready.send(Event::Start(ready)),
-                Err(error) => {
-                    self.ends.note(payload.id, &error.outcome());
-                    self.free_slot();
-                    self.ready.wake();
-                }
-            }
+        while let Some(payload) = self.claim(|slots| slots.outage.is_none()) {
+            self.make_ready(&payload);
         }
     }
 
@@ -74,10 +102,137 @@ impl Starter {
         self.slots().taken == 0
     }
 
-    /// The lock is held over the claim: who finds no slot can rely on it that the one who has the last one looks again.
-    fn claim(&self) -> Option<Payload> {
+    /// What the host lacks for a start, if so.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        self.slots().outage.as_ref().map(|outage| outage.reason.clone())
+    }
+
+    /// When the next attempt is due, while the host lacks something.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let slots = self.slots();
+        slots.outage.as_ref().filter(|_| !slots.is_closed)?.retry_at
+    }
+
+    /// An attempt begins: [`Starter::retry`], [`Starter::put_off`] or [`Starter::host_is_well`] says how it went.
+    pub(super) fn begin_retry(&self) {
+        if let Some(outage) = &mut self.slots().outage {
+            outage.retry_at = None;
+        }
+    }
+
+    /// Tries to start the payload that waits the longest. First without touching it: a caller who polls should not see it run
+    /// and wait by turns. May wait for the disk.
+    pub(super) fn retry(&self) {
+        if let Some(trouble) = self.data_path.trouble_now() {
+            return self.put_off(Some(trouble));
+        }
+        if let Ok(Some(next)) = self.ends.store.next_waiting() {
+            let directory = Path::new(&next.loc);
+            if let Err(error) = Launcher::try_streams(directory)
+                && self.is_of_host(&error, directory)
+            {
+                return self.put_off(Some(error.to_string()));
+            }
+        }
+        match self.claim(|_| true) {
+            Some(payload) => self.make_ready(&payload),
+            // Nothing waits any more, or all slots have been taken: by payloads that could be started.
+            None => drop(self.host_is_well()),
+        }
+        self.fill_slots();
+    }
+
+    /// The host still lacks what a start takes: for this reason, or for the same as before.
+    pub(super) fn put_off(&self, reason: Option<String>) {
+        if let Some(outage) = &mut self.slots().outage {
+            outage.reason = reason.unwrap_or_else(|| std::mem::take(&mut outage.reason));
+            outage.retry_at = Some(Instant::now() + RETRY_PAUSE);
+        }
+        self.ready.wake();
+    }
+
+    /// A payload could be started, or is itself to blame that not. Gives whether the host lacked something before: then the
+    /// slots are to be filled.
+    pub(super) fn host_is_well(&self) -> bool {
         let mut slots = self.slots();
-        if slots.is_closed || slots.taken == slots.total {
+        let Some(outage) = slots.outage.take() else { return false };
+        if outage.is_told {
+            event!(Info, "payloads are started again", after_s = outage.since.elapsed().as_secs());
+            slots.quiet_until = Some(Instant::now() + TOLD_FOR);
+        }
+        true
+    }
+
+    /// What becomes of a payload that was claimed and could not be started: it waits, or that is its end. May wait for the disk.
+    pub(super) fn not_started(&self, id: PayloadId, directory: &Path, error: &StartError) {
+        if self.is_of_host(error, directory) {
+            self.begin_outage(error.to_string());
+            self.put_back(id);
+        } else {
+            self.ends.note(id, &error.outcome());
+            self.host_is_well();
+        }
+    }
+
+    fn make_ready(&self, payload: &Payload) {
+        match self.prepare(payload) {
+            Ok(ready) => self.ready.send(Event::Start(ready)),
+            Err(error) => {
+                self.not_started(payload.id, Path::new(&payload.loc), &error);
+                self.free_slot();
+                self.ready.wake();
+            }
+        }
+    }
+
+    fn begin_outage(&self, reason: String) {
+        let now = Instant::now();
+        let mut slots = self.slots();
+        let retry_at = Some(now + RETRY_PAUSE);
+        if let Some(outage) = &mut slots.outage {
+            (outage.reason, outage.retry_at) = (reason, retry_at);
+            return;
+        }
+        let is_told = slots.quiet_until.is_none_or(|until| until <= now);
+        if is_told {
+            event!(Error, "payloads cannot be started now, and wait", reason = reason.as_str());
+        }
+        slots.outage = Some(Outage { reason, since: now, is_told, retry_at });
+    }
+
+    /// The record that says `Running` is taken back: a next life would end the payload otherwise. If that fails, it is owed.
+    fn put_back(&self, id: PayloadId) {
+        match self.ends.store.put_back(id) {
+            Ok(Some(payload)) => {
+                let _ = self.ends.records.note(payload.id);
+            }
+            Ok(None) => {
+                self.ends.note(id, &Outcome::not_started(Status::Killed, "it was killed before its start"));
+            }
+            Err(error) => event!(Error, "cannot let a payload wait", payload = id, error = error.to_string()),
+        }
+    }
+
+    /// Whether the host is to blame, and the payload may well be started later. Never where only this one payload is concerned:
+    /// all others would wait behind it.
+    fn is_of_host(&self, error: &StartError, directory: &Path) -> bool {
+        let Some(error) = error.of_system() else { return false };
+        if is_shortage(error) {
+            return true;
+        }
+        self.data_path.suspect(error);
+        if self.data_path.trouble_now().is_some() {
+            return true;
+        }
+        // The disk has gone and come back in between.
+        let is_missing = matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        is_missing && directory.is_dir()
+    }
+
+    /// The lock is held over the claim: who finds no slot can rely on it that the one who has the last one looks again.
+    fn claim(&self, is_allowed: impl Fn(&Slots) -> bool) -> Option<Payload> {
+        let mut slots = self.slots();
+        if slots.is_closed || slots.taken == slots.total || !is_allowed(&slots) {
             return None;
         }
         let claimed = self.ends.store.claim();
@@ -91,13 +246,21 @@ impl Starter {
 
     fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
         let directory: Arc<Path> = Path::new(&payload.loc).into();
+        script::check(&directory)?;
+        let streams = self.launcher.open_streams(payload.id, &directory)?;
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
-        let streams = self.launcher.open_streams(payload.id, &directory)?;
         Ok(Ready { id: payload.id, directory, streams })
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the system has run out of something that comes back: processes, memory, descriptors, room on the disk.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    let is_shortage = matches!(errno, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE));
+    is_shortage || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -129,6 +129,24 @@ impl Store {
         Ok(claimed)
     }
 
+    /// Lets a payload wait again that was claimed and could not be started. Gives it; `None` if it has been killed meanwhile.
+    pub fn put_back(&self, id: PayloadId) -> Result<Option<Payload>, StoreError> {
+        let sql = with_columns!(
+            "UPDATE payload SET status = 'Prepared', started_at = NULL, pid = NULL ",
+            "WHERE id = ?1 AND status = 'Running' AND killed = 0 RETURNING"
+        );
+        let mut inner = self.lock();
+        let waits = inner.one(sql, params![id]).optional()?;
+        inner.waiting += u32::from(waits.is_some());
+        Ok(waits)
+    }
+
+    /// The payload that waits the longest.
+    pub fn next_waiting(&self) -> Result<Option<Payload>, StoreError> {
+        let sql = with_columns!("SELECT"; "FROM payload WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1");
+        Ok(self.lock().one(sql, []).optional()?)
+    }
+
     /// Notes the process of a payload that has been started.
     pub fn set_pid(&self, id: PayloadId, pid: u32) -> Result<(), StoreError> {
         let sql = "UPDATE payload SET pid = ?2 WHERE id = ?1";
@@ -473,6 +491,21 @@ mod tests {
         store.confirm_kill(id).expect("answers");
         assert_eq!(status(&store, id), Status::Completed);
         assert_eq!(store.kill(id + 1, "unknown").expect("answers"), None);
+    }
+
+    #[test]
+    fn what_was_put_back_is_claimed_again_unless_it_was_killed() {
+        let store = Store::open(|_| ()).expect("opens");
+        let ids = [1, 2].map(|id| add(&store, id));
+        let claim = || store.claim().expect("answers").map(|payload| payload.id);
+        assert_eq!((claim(), store.waiting()), (Some(ids[0]), 1));
+        let waits = store.put_back(ids[0]).expect("answers").expect("it waits");
+        assert_eq!((waits.status, waits.started_at, store.waiting()), (Status::Prepared, None, 2));
+        assert_eq!(store.next_waiting().expect("answers"), Some(waits));
+        assert_eq!((claim(), claim(), claim()), (Some(ids[0]), Some(ids[1]), None));
+        store.kill(ids[0], "reason").expect("answers");
+        assert_eq!(store.put_back(ids[0]).expect("answers"), None);
+        assert_eq!(store.next_waiting().expect("answers"), None);
     }
 
     #[test]

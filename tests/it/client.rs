@@ -112,6 +112,12 @@ impl Client {
         self.log.lock().unwrap().clone()
     }
 
+    /// Waits until it has logged this.
+    #[track_caller]
+    pub fn wait_for_log(&self, text: &str) {
+        wait_for(text, || self.log().contains(text).then_some(()));
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         wire::call(self.address, "GET", path)
     }

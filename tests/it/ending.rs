@@ -58,7 +58,7 @@ fn a_signal_is_a_failure_and_is_told() {
         let error = answer.json("error").unwrap();
         assert!(error.contains(name) && error.contains(&signal.to_string()), "{error}");
         assert_eq!(error.contains("out of memory"), signal == 9, "{error}");
-        assert!(client.log().contains(&format!("signal={name} ")), "{}", client.log());
+        client.wait_for_log(&format!("signal={name} "));
         let files = client.get(&format!("/retrieve_partial/{id}"));
         assert_eq!(files.file(".orchestrator.exit").trim(), (128 + signal).to_string());
     }
@@ -228,13 +228,13 @@ fn the_row_and_the_log_say_how_those_ended_that_a_script_left_behind() {
         let answer = client.get(&format!("/retrieve/{id}?wait=60"));
         assert_eq!(answer.json("left_over").as_deref(), Some(how), "{left}: {}", answer.text());
         assert_eq!(answer.json("exit_code").as_deref(), Some("3"), "{left}: {}", answer.text());
-        let told = format!("run.sh left processes behind payload={id} left_over=\"{how}\"");
-        assert!(client.log().contains(&told), "{told}");
+        client.wait_for_log(&format!("run.sh left processes behind payload={id} left_over=\"{how}\""));
         wait_for("the end of all", || processes_of(&id).is_empty().then_some(()));
     }
     let id = client.run("#!/bin/sh\nsleep 0.1 &\nwait\nexit 3\n");
     let answer = client.ended(&id);
     assert_eq!(answer.json("left_over"), None, "{}", answer.text());
+    client.wait_for_log(&format!("payload ended payload={id}"));
     assert!(!client.log().contains(&format!("left processes behind payload={id}")));
 }
 
@@ -253,7 +253,7 @@ fn a_kill_a_time_limit_and_a_stop_end_what_lingers_and_say_so() {
         assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
         assert!(answer.json("error").unwrap().contains(reason), "{}", answer.text());
         assert_eq!(answer.json("left_over").as_deref(), Some("ended by SIGTERM"), "{}", answer.text());
-        assert!(client.log().contains(&format!("run.sh left processes behind payload={id}")));
+        client.wait_for_log(&format!("run.sh left processes behind payload={id}"));
     };
     let client = Client::with(&settings);
     let id = client.run(script);

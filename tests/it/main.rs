@@ -15,6 +15,7 @@ mod killing;
 mod logging;
 mod long_poll;
 mod network;
+mod outage;
 mod process;
 mod queueing;
 mod resources;

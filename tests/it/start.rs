@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
 
 use crate::client::{Client, line_of, wait_for};
 use crate::wire::Answer;
@@ -77,18 +79,87 @@ fn a_script_may_write_the_exit_code_by_a_trap_of_its_own() {
 }
 
 #[test]
-fn a_script_without_an_interpreter_line_is_run_by_sh() {
-    let client = Client::start();
-    let answer = client.result(&client.run("echo \"$0 $#\"\nreadlink /proc/$$/exe\n"));
-    let shell = fs::canonicalize("/bin/sh").unwrap();
-    assert_eq!(answer.file(".orchestrator.out"), format!("./run.sh 0\n{}\n", shell.display()));
+fn a_script_without_an_interpreter_line_is_run_by_bash_or_where_there_is_none_by_sh() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let path = nowhere.path().to_str().unwrap();
+    let bash = wait_for("bash", || {
+        let directories = std::env::split_paths(&std::env::var_os("PATH")?).collect::<Vec<_>>();
+        directories.into_iter().map(|directory| directory.join("bash")).find(|bash| bash.exists())
+    });
+    for (client, shell, script) in [
+        (Client::start(), bash.as_path(), "a=(1 2); [[ x == x ]] && echo \"$0 $# ${#a[@]}\"\n"),
+        (Client::with(&[("PATH", path)]), Path::new("/bin/sh"), "echo \"$0 $# 2\"\n"),
+    ] {
+        let id = client.run(&format!("{script}/usr/bin/readlink /proc/$$/exe\n"));
+        let resolved = fs::canonicalize(shell).unwrap();
+        let answer = client.result(&id);
+        assert_eq!(answer.file(".orchestrator.out"), format!("./run.sh 0 2\n{}\n", resolved.display()));
+        client.wait_for_log(&format!("a shell runs it payload={id} shell={}", shell.display()));
+    }
 }
 
 #[test]
-fn an_empty_script_is_a_success() {
+fn a_script_that_would_be_run_wrongly_is_not_run_and_the_reason_is_named() {
     let client = Client::start();
-    let answer = client.result(&client.run(""));
-    assert_eq!(answer.file(".orchestrator.exit").trim(), "0");
+    let long = |length: usize| format!("#!/bin/sh -{}", "e".repeat(length - 11)).into_bytes();
+    let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    for (script, reason) in [
+        (Vec::new(), "run.sh is empty"),
+        (b"\xEF\xBB\xBF#!/bin/sh\necho on\n".to_vec(), "byte order mark (UTF-8)"),
+        (utf_16("\u{feff}#!/bin/sh\necho on\n"), "byte order mark (UTF-16)"),
+        (utf_16("#!/bin/sh\necho on\n"), "UTF-16"),
+        (
+            "\u{feff}#!/bin/sh\n".chars().flat_map(|c| u32::from(c).to_le_bytes()).collect(),
+            "byte order mark (UTF-32)",
+        ),
+        // The kernel would run this one, with half of its argument.
+        ([&long(400)[..], b"\necho on\n"].concat(), "longer than the kernel reads, 255 bytes"),
+        ([&long(256)[..], b"\necho on\n"].concat(), "longer than the kernel reads, 255 bytes"),
+        ([b"#!/", &[b'x'; 300][..], b"\necho on\n"].concat(), "longer than the kernel reads, 255 bytes"),
+    ] {
+        let error = failure(&client, &script);
+        assert!(error.contains(reason), "{reason}: {error}");
+    }
+    // One that just fits.
+    let answer = client.result(&client.submit(&[("run.sh", &[&long(255)[..], b"\necho on\n"].concat())]));
+    assert_eq!(answer.file(".orchestrator.out"), "on\n");
+}
+
+#[test]
+fn a_shell_that_this_system_has_not_is_told_with_what_to_do() {
+    let client = Client::start();
+    // As /bin/sh is missing in an image FROM scratch.
+    if Path::new("/bin/ash").exists() {
+        return println!("skipped: there is a /bin/ash here");
+    }
+    let error = failure(&client, b"#!/bin/ash\necho on\n");
+    assert!(error.contains("/bin/ash, and this system has none; use an image that has one"), "{error}");
+}
+
+#[test]
+fn payloads_have_the_limits_and_the_umask_that_the_client_was_started_with() {
+    // Soft and hard ones, as bash tells them, and what the kernel ignores for them.
+    let look = "ulimit -Sa; ulimit -Ha; umask; grep SigIgn /proc/self/status";
+    let set = "ulimit -Sn 300; ulimit -Sc 0; ulimit -Sf 5000; ulimit -Su 5000; umask 0037";
+    for ignored in ["", "trap '' XFSZ; "] {
+        let prepared = format!("{set}; {ignored}exec \"$@\"");
+        let own = Command::new("bash").args(["-c", &prepared, "bash", "bash", "-c", look]).output().unwrap();
+        let own = String::from_utf8(own.stdout).unwrap();
+        let client = Client::through(&["bash", "-c", &prepared, "bash"]);
+        let limits = fs::read_to_string(format!("/proc/{}/limits", client.pid())).unwrap();
+        let raised = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert!(!raised.contains(" 300 "), "the client's own limit is raised: {raised}");
+        let seen = client.result(&client.run(&format!("#!/bin/bash\n{look}\n"))).file(".orchestrator.out");
+        // SIGPIPE and others may be ignored here; a payload has them at their default.
+        let without_signals = |text: &str| {
+            text.lines().filter(|line| !line.starts_with("SigIgn")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(without_signals(&seen), without_signals(&own));
+        let mask = seen.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+        let of_file_size = if ignored.is_empty() { 0 } else { 1 << (25 - 1) };
+        // The C library keeps the first real-time signals to itself, also from the client.
+        assert_eq!(u64::from_str_radix(mask, 16).unwrap() & 0x7fff_ffff, of_file_size);
+    }
 }
 
 #[test]

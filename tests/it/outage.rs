@@ -1,0 +1,140 @@
+//! What the host lacks for a while fails no payload: those that wait go on waiting, `/ready` and the log say why, and they are
+//! started when it is over.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use crate::client::{Client, binary, copy_program, place, wait_for};
+
+const UNTIL_GO: &str = "#!/bin/sh\necho > there\nwhile ! [ -e go ]; do sleep 0.02; done\n";
+const BEGUN: &str = "payloads cannot be started now, and wait";
+const OVER: &str = "payloads are started again";
+
+/// A client of another user, whom modes and limits of processes bind. `None` where there is no other
+/// user, which the output tells.
+fn as_another(home: &Path, settings: &[(&str, &str)]) -> Option<Client> {
+    let user = ["--reuid", "10002", "--regid", "10002", "--clear-groups"];
+    let probe = Command::new("setpriv").args(user).arg("true").output();
+    if !probe.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("skipped: no other user can be had here: {probe:?}");
+        return None;
+    }
+    fs::set_permissions(home, fs::Permissions::from_mode(0o777)).unwrap();
+    let (program, data) = (home.join("program"), home.join("data"));
+    copy_program(&binary(), &program);
+    let mut command = Command::new("setpriv");
+    command.args(user).arg(program);
+    command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
+    command.envs(settings.iter().copied()).current_dir(home);
+    Some(Client::spawn(command, &data))
+}
+
+/// The one reason is told, once, and all payloads are as they were.
+fn must_wait(client: &Client, ids: &[String], reason: &str) {
+    client.wait_for_log(BEGUN);
+    let ready = wait_for("the reason", || {
+        let ready = client.get("/ready");
+        ready.text().contains(reason).then_some(ready)
+    });
+    assert!(ready.text().contains("cannot_start"), "{}", ready.text());
+    assert_eq!(ready.status, 503);
+    assert_eq!(client.log().matches(BEGUN).count(), 1, "{}", client.log());
+    for id in ids {
+        wait_for("its place in the queue", || {
+            (client.get(&format!("/retrieve/{id}")).json("status").as_deref() == Some("Prepared"))
+                .then_some(())
+        });
+    }
+}
+
+fn must_go_on(client: &Client, ids: &[String]) {
+    for id in ids {
+        assert_eq!(client.result(id).file(".orchestrator.exit").trim(), "0");
+    }
+    client.wait_for_log(OVER);
+    wait_for("a host that is well", || (client.get("/ready").status == 200).then_some(()));
+    // Once an outage, not once a payload.
+    assert!(client.log().matches(BEGUN).count() <= 2, "{}", client.log());
+}
+
+#[test]
+fn payloads_wait_while_the_data_path_is_away() {
+    let (home, data) = place();
+    let client = Client::at(&data, &[("MAX_JOBS", "2")]);
+    let running: Vec<String> = (0..2).map(|_| client.run(UNTIL_GO)).collect();
+    for id in &running {
+        client.wait_for_file(id, "there");
+    }
+    let waiting: Vec<String> = (0..10).map(|_| client.run("exit 0")).collect();
+    let away = home.path().join("away");
+    fs::rename(&data, &away).unwrap();
+    for entry in fs::read_dir(&away).unwrap().flatten() {
+        if entry.path().join("there").exists() {
+            fs::write(entry.path().join("go"), "").unwrap();
+        }
+    }
+    must_wait(&client, &waiting, "No such file or directory");
+    fs::rename(&away, &data).unwrap();
+    must_go_on(&client, &waiting);
+    for id in &running {
+        client.result(id).file("there");
+    }
+}
+
+#[test]
+fn payloads_wait_while_the_data_path_is_closed() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(client) = as_another(home.path(), &[("MAX_JOBS", "1")]) else { return };
+    let running = client.run(UNTIL_GO);
+    let directory = client.wait_for_file(&running, "there").parent().unwrap().to_owned();
+    let waiting: Vec<String> = (0..10).map(|_| client.run("exit 0")).collect();
+    fs::set_permissions(&client.data, fs::Permissions::from_mode(0o000)).unwrap();
+    fs::write(directory.join("go"), "").unwrap();
+    must_wait(&client, &waiting, "Permission denied");
+    fs::set_permissions(&client.data, fs::Permissions::from_mode(0o755)).unwrap();
+    must_go_on(&client, &waiting);
+}
+
+#[test]
+fn payloads_wait_while_no_process_can_be_had() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(client) = as_another(home.path(), &[("MAX_JOBS", "1")]) else { return };
+    let running = client.run(UNTIL_GO);
+    let there = client.wait_for_file(&running, "there");
+    let waiting: Vec<String> = (0..50).map(|_| client.run("exit 0")).collect();
+    let may_have = |processes: &str| {
+        let pid = client.pid().to_string();
+        Command::new("prlimit").args(["--pid", &pid, &format!("--nproc={processes}:")]).status()
+    };
+    if !may_have("1").is_ok_and(|end| end.success()) {
+        return println!("skipped: no prlimit(1) here");
+    }
+    fs::write(there.with_file_name("go"), "").unwrap();
+    must_wait(&client, &waiting, "gives no new process");
+    assert!(may_have("5000").unwrap().success());
+    must_go_on(&client, &waiting);
+}
+
+#[test]
+fn a_payload_that_waits_for_its_host_can_be_killed_and_the_next_life_runs_the_others() {
+    let (home, data) = place();
+    let client = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let running = client.run(UNTIL_GO);
+    let directory = client.wait_for_file(&running, "there").parent().unwrap().to_owned();
+    let journal = home.path().join("journal");
+    let ids: Vec<String> =
+        (0..3).map(|n| client.run(&format!("echo {n} >> {}", journal.display()))).collect();
+    let away = home.path().join("away");
+    fs::rename(&data, &away).unwrap();
+    fs::write(away.join(directory.file_name().unwrap()).join("go"), "").unwrap();
+    must_wait(&client, &ids, "No such file or directory");
+    client.kill();
+    fs::rename(&away, &data).unwrap();
+    let next = Client::at(&data, &[("MAX_JOBS", "1")]);
+    for id in &ids {
+        next.result(id).file(".orchestrator.exit");
+    }
+    assert_eq!(fs::read_to_string(journal).unwrap(), "0\n1\n2\n");
+}
