@@ -1,6 +1,8 @@
 //! MAX_DISK: looks once a second how much the directories of running payloads take, and ends those that take too much.
-//! A look, not a quota: what is written between two looks is seen at the next.
+//! A look, not a quota: what is written between two looks is seen at the next. What a payload has closed to its own user stays closed
+//! while it runs: it does not count, and the log says so.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -28,9 +30,10 @@ const BLOCK_BYTES: u64 = 512;
 /// Starts the thread. `end` ends a payload that is marked as killed.
 pub fn start(store: Store, max_disk: u64, end: impl Fn(PayloadId) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("disk-use".to_owned()).spawn(move || {
+        let mut told = BTreeSet::new();
         loop {
             let begun = Instant::now();
-            if let Err(error) = look(&store, max_disk, &end) {
+            if let Err(error) = look(&store, max_disk, &end, &mut told) {
                 event!(Error, "cannot look for payloads over MAX_DISK", error = error.to_string());
             }
             thread::sleep(PAUSE.max(begun.elapsed() * PAUSE_FACTOR));
@@ -39,11 +42,30 @@ pub fn start(store: Store, max_disk: u64, end: impl Fn(PayloadId) + Send + 'stat
     Ok(())
 }
 
-fn look(store: &Store, max_disk: u64, end: &impl Fn(PayloadId)) -> Result<(), StoreError> {
-    for payload in store.running()? {
-        // What cannot be read is somebody else's error.
-        let used = bytes_below(Path::new(&payload.loc), max_disk).unwrap_or(0);
-        if used > max_disk && !payload.killed {
+/// `told` are the running payloads of which the log says already that they have closed something.
+fn look(
+    store: &Store,
+    max_disk: u64,
+    end: &impl Fn(PayloadId),
+    told: &mut BTreeSet<PayloadId>,
+) -> Result<(), StoreError> {
+    let running = store.running()?;
+    told.retain(|id| running.iter().any(|payload| payload.id == *id));
+    for payload in running {
+        let mut used = Use::default();
+        // What cannot be read for another reason is somebody else's error.
+        if let Err(Errno::ACCESS) = used.count(Path::new(&payload.loc), max_disk) {
+            used.is_closed = true;
+        }
+        if used.is_closed && told.insert(payload.id) {
+            event!(
+                Warn,
+                "MAX_DISK does not count what a payload has closed to the client (chmod)",
+                payload = payload.id,
+                directory = payload.loc
+            );
+        }
+        if used.bytes > max_disk && !payload.killed {
             let reason = format!("its directory took more than MAX_DISK, {max_disk} bytes");
             store.kill(payload.id, &reason)?;
             end(payload.id);
@@ -53,60 +75,85 @@ fn look(store: &Store, max_disk: u64, end: &impl Fn(PayloadId)) -> Result<(), St
     Ok(())
 }
 
-/// What a directory and all below it take on the disk; stops counting above `enough`. Follows no link, has one directory open
-/// whatever the depth, and remembers only the names of directories that it has yet to see.
-fn bytes_below(top: &Path, enough: u64) -> Result<u64, Errno> {
-    let mut at = openat(CWD, top, directory::FLAGS, Mode::empty())?;
-    // The directories above the current one, to know them again, and what is still to see in each.
-    let mut above: Vec<(Id, Vec<CString>)> = Vec::new();
-    let (mut used, mut below) = bytes_in(&at)?;
-    while used <= enough {
-        if let Some(name) = below.pop() {
-            let Ok(child) = openat(&at, &*name, directory::FLAGS, Mode::empty()) else { continue };
-            above.push((directory::id_of(&at)?, below));
-            at = child;
-            let (bytes, names) = bytes_in(&at)?;
-            used += bytes;
-            below = names;
-        } else {
-            let Some((expected, names)) = above.pop() else { break };
-            // Moved meanwhile is an error; the next look finds it.
-            at = directory::open_same(at.as_fd(), c"..", expected)?;
-            below = names;
-        }
-    }
-    Ok(used)
+/// What a directory and all below it take on the disk.
+#[derive(Default)]
+struct Use {
+    bytes: u64,
+    /// There is more, which cannot be looked at.
+    is_closed: bool,
 }
 
-/// What the entries of one directory take, and the names of the directories among them.
-fn bytes_in(directory: &OwnedFd) -> Result<(u64, Vec<CString>), Errno> {
-    let (mut used, mut directories) = (0, Vec::new());
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
+impl Use {
+    /// Adds a directory and all below it; stops counting above `enough`. Follows no link, has one directory open whatever the
+    /// depth, and remembers only the names of directories that it has yet to see.
+    fn count(&mut self, top: &Path, enough: u64) -> Result<(), Errno> {
+        let mut at = openat(CWD, top, directory::FLAGS, Mode::empty())?;
+        // The directories above the current one, to know them again, and what is still to see in each.
+        let mut above: Vec<(Id, Vec<CString>)> = Vec::new();
+        let mut below = self.count_entries(&at)?;
+        while self.bytes <= enough {
+            if let Some(name) = below.pop() {
+                let child = match openat(&at, &*name, directory::FLAGS, Mode::empty()) {
+                    Ok(child) => child,
+                    Err(errno) => {
+                        self.is_closed |= errno == Errno::ACCESS;
+                        continue;
+                    }
+                };
+                above.push((directory::id_of(&at)?, below));
+                at = child;
+                below = self.count_entries(&at)?;
+            } else {
+                let Some((expected, names)) = above.pop() else { break };
+                // Moved meanwhile is an error; the next look finds it.
+                at = directory::open_same(at.as_fd(), c"..", expected)?;
+                below = names;
+            }
         }
-        // Gone meanwhile is as good as not there.
-        let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES;
-        if FileType::from_raw_mode(stat.st_mode).is_dir() {
-            used += bytes;
-            directories.push(name.to_owned());
-        } else {
-            // One of several names of a file counts for its part.
-            #[allow(clippy::useless_conversion)] // 32 bits on some machines
-            let names = u64::from(stat.st_nlink).max(1);
-            used += bytes / names;
-        }
+        Ok(())
     }
-    Ok((used, directories))
+
+    /// Adds the entries of one directory. Gives the names of the directories among them.
+    fn count_entries(&mut self, directory: &OwnedFd) -> Result<Vec<CString>, Errno> {
+        let mut directories = Vec::new();
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => stat,
+                Err(errno) => {
+                    // Gone meanwhile is as good as not there.
+                    self.is_closed |= errno == Errno::ACCESS;
+                    continue;
+                }
+            };
+            let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * BLOCK_BYTES;
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                self.bytes += bytes;
+                directories.push(name.to_owned());
+            } else {
+                // One of several names of a file counts for its part.
+                #[allow(clippy::useless_conversion)] // 32 bits on some machines
+                let names = u64::from(stat.st_nlink).max(1);
+                self.bytes += bytes / names;
+            }
+        }
+        Ok(directories)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+
+    fn bytes_below(top: &Path, enough: u64) -> Result<u64, Errno> {
+        let mut used = Use::default();
+        used.count(top, enough).map(|()| used.bytes)
+    }
 
     #[test]
     fn what_is_on_the_disk_counts_once_at_any_depth_and_links_lead_nowhere() {

@@ -436,6 +436,18 @@ fn what_a_payload_closes_to_its_own_user_is_opened_sent_and_cleaned() {
     is_cleaned(&as_nobody(home.path(), &[("MAX_AGE", "1")]).unwrap());
 }
 
+#[test]
+fn what_a_payload_hides_from_max_disk_is_told() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(client) = as_nobody(home.path(), &[("MAX_DISK", "2M")]) else { return };
+    let id = client.run("#!/bin/sh\nmkdir h\nchmod 0 h\nwhile ! [ -e go ]; do sleep 0.05; done\n");
+    wait_for("the log", || client.log().contains("MAX_DISK does not count").then_some(()));
+    fs::write(client.loc(&id).join("go"), "").unwrap();
+    client.result(&id);
+    let told = client.log().matches("MAX_DISK does not count").count();
+    assert_eq!(told, 1, "{}", client.log());
+}
+
 // --- what is in it
 
 /// The next client in this directory finds the leavings of this one too old.
