@@ -8,3 +8,4 @@ pub mod lease;
 pub mod path;
 pub mod record;
 pub mod remove;
+mod unusable;

@@ -15,6 +15,7 @@ use uuid::{Builder, Uuid};
 
 use crate::clock::monotonic_ms;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
+use crate::data::unusable::explained;
 use crate::event;
 
 const USUAL: &str = "/opt/data";
@@ -91,7 +92,7 @@ pub struct Free {
 impl DataPath {
     /// Makes and locks the directory that was given, or the usual one where that can be had, else `./data`.
     pub fn open(given: Option<&Path>) -> Result<Self, (PathBuf, io::Error)> {
-        let attempt = |path: &Path| prepare(path).map_err(|error| (path.to_owned(), error));
+        let attempt = |path: &Path| prepare(path).map_err(|error| (path.to_owned(), explained(path, error)));
         let (path, lock) = match given {
             Some(path) => attempt(path)?,
             None => attempt(Path::new(USUAL)).or_else(|_| attempt(Path::new(FALLBACK)))?,

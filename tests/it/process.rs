@@ -496,7 +496,44 @@ fn a_data_path_without_permission_is_not_accepted() {
         }
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains("Permission denied") && text.contains(data.to_str().unwrap()), "{text}");
+        let remedy = if path == "there" { "; chown 65534 " } else { "; mkdir -p " };
+        assert!(text.contains("belongs to user 0, and the client runs as user 65534"), "{text}");
+        assert!(text.contains(remedy), "{text}");
         assert_eq!(text.lines().count(), 1, "{text}");
+    }
+}
+
+#[test]
+fn a_umask_that_closes_the_data_path_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let program = home.path().join("program");
+    copy_program(&binary(), &program);
+    let mut command = Command::new("setpriv");
+    command.args(NOBODY.split(' ').skip(1)).args(["sh", "-c", "umask 0777; exec timeout 20 \"$@\"", "sh"]);
+    command.arg(&program).args(["client", "--port", "0", "--data-path"]).arg(home.path().join("a/b"));
+    let text = String::from_utf8_lossy(&command.output().unwrap().stderr).into_owned();
+    if text.starts_with("setpriv:") {
+        return println!("skipped: {text}");
+    }
+    assert!(
+        text.contains("/a has mode 000, as the umask of the client, 777, makes it; chmod u+rwx"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
+}
+
+#[test]
+fn a_data_path_that_is_no_directory_says_what_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let link = home.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    for (path, named) in [
+        (Path::new("/dev/null"), "/dev/null is a device, not a directory"),
+        (&link, "it is a link to nowhere, which is not there"),
+    ] {
+        let ended = run(&["client", "--port=0", "--host=127.0.0.1"], &[("DATA_PATH", path.as_os_str())]);
+        assert!(ended.complaint(2).contains(named), "{ended:?}");
     }
 }
 
