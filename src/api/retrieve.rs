@@ -123,13 +123,13 @@ impl Source {
 
     /// Nothing has been sent yet.
     fn tell_refused(&self, error: &HttpError) {
-        event!(
-            Error,
-            "no archive",
-            payload = self.id,
-            directory = self.directory.display(),
-            reason = error.code
-        );
+        let (id, directory) = (self.id, self.directory.display());
+        // What a payload has removed or closed itself is nothing for the keeper of the host to act on.
+        if error.status == 404 {
+            event!(Info, "no archive", payload = id, directory = directory, reason = error.code);
+        } else {
+            event!(Error, "no archive", payload = id, directory = directory, reason = error.code);
+        }
     }
 
     fn gone(&self) -> HttpError {

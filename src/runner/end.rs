@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use super::processes::{self, Origin, Tree};
 use super::start::{StartError, Streams};
 use super::{Phase, Run, Work};
+use crate::data::disk_error::is_full;
 use crate::data::record::{Durability, FileSystem};
 use crate::event;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
@@ -161,8 +162,12 @@ impl Work {
         }
         self.launcher.end_outputs(&run.outputs);
         self.end(move |ends| {
-            ends.keep_results(run.id, &run.directory, exit.result);
-            let outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
+            let found_full = ends.keep_results(run.id, &run.directory, exit.result);
+            let mut outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
+            if let Some(full) = found_full.filter(|_| outcome.status == Status::Failed) {
+                let first = outcome.error.map_or_else(String::new, |error| format!("{error}; "));
+                outcome.error = Some(format!("{first}{full}"));
+            }
             ends.note(run.id, &outcome);
         });
     }
@@ -223,16 +228,27 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Leaves the exit code beside the results, and where that was asked for sees them all to the disk.
-    fn keep_results(&self, id: PayloadId, directory: &Path, result: ExitResult) {
-        if let Err(error) = write_exit_file(directory, result) {
-            event!(Warn, "cannot write the exit code", payload = id, file = EXIT_FILE, error = error);
+    /// Leaves the exit code beside the results, and where that was asked for sees them all to the disk. Gives a sentence where
+    /// the disk is full.
+    fn keep_results(&self, id: PayloadId, directory: &Path, result: ExitResult) -> Option<String> {
+        let written = write_exit_file(directory, result);
+        let found_full = full_disk(directory, written.as_ref().err());
+        match written {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                event!(Info, "the directory of a payload is gone at its end", payload = id);
+                return None;
+            }
+            Err(error) => {
+                event!(Warn, "cannot write the exit code", payload = id, file = EXIT_FILE, error = error);
+            }
         }
         if self.records.durability() == Durability::Power
             && let Err(error) = FileSystem::of(directory).and_then(|file_system| file_system.sync())
         {
             event!(Error, "results may not survive a power cut", payload = id, error = error);
         }
+        found_full
     }
 
     /// Notes the end of a payload, unless it had one.
@@ -292,6 +308,22 @@ fn outcome_of(result: ExitResult, usage: Usage) -> Outcome {
         }
     };
     Outcome { status, exit_code, signal, error, left_over: None, usage }
+}
+
+/// Says so if the disk of `directory` has no room: by its numbers, or since a write has just failed for that.
+fn full_disk(directory: &Path, failed: Option<&io::Error>) -> Option<String> {
+    /// A file system keeps a few blocks to itself, and what is larger fails before the last one is given.
+    const NEXT_TO_NOTHING: u64 = 64 * 1024;
+    let volume = rustix::fs::statvfs(directory).ok()?;
+    let bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
+    let has_no_inode = volume.f_files > 0 && volume.f_favail == 0;
+    let is_full = bytes < NEXT_TO_NOTHING || has_no_inode || failed.is_some_and(is_full);
+    is_full.then(|| {
+        format!(
+            "the disk of DATA_PATH is full ({bytes} bytes and {} inodes are free), which may be why it failed; make room there",
+            volume.f_favail
+        )
+    })
 }
 
 /// Leaves the exit code beside the results, as a shell would name it (128 + signal). A payload that wrote the file

@@ -55,7 +55,18 @@ const SECRET_PARTS: &[&str] = &[
     "ACCESS_KEY",
     "PRIVATE_KEY",
     "AUTHORIZATION",
+    "COOKIE",
+    "JWT",
 ];
+
+/// A variable whose name ends with one of these is, too.
+const SECRET_ENDS: &[&str] = &["KEY", "PASS", "PWD", "_AUTH", "DSN", "DATABASE_URL"];
+
+/// A variable that has one of these as a word of its name is, too.
+const SECRET_WORDS: &[&str] = &["PAT", "CREDS", "KEYS"];
+
+/// A parameter of a URL with one of these names signs it.
+const SIGNATURES: &[&str] = &["SIG", "SIGNATURE"];
 
 /// The part of the environment that is the same for all payloads, made once.
 pub(super) struct Environment {
@@ -72,7 +83,7 @@ impl Environment {
         let mut shared: Vec<CString> = Vec::new();
         let mut has_path = false;
         for (name, value) in variables {
-            if is_for_payloads(&name) {
+            if is_for_payloads(&name) && !has_url_with_secret(&value.to_string_lossy()) {
                 has_path |= name == "PATH" && !value.is_empty();
                 shared.extend(variable(&name, &value));
             }
@@ -119,10 +130,56 @@ fn variable(name: &OsStr, value: &OsStr) -> Option<CString> {
 fn is_for_payloads(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_uppercase();
     let is_setting = settings::ALL.iter().any(|setting| setting.name == name);
-    let is_secret = SECRET_PARTS.iter().any(|part| name.contains(part))
-        || name.ends_with("_KEY")
-        || name.ends_with("_AUTH");
-    !is_setting && !is_secret && !NOT_FOR_PAYLOADS.contains(&name.as_str())
+    !is_setting && !is_secret_name(&name) && !NOT_FOR_PAYLOADS.contains(&name.as_str())
+}
+
+/// `name` is in upper case.
+fn is_secret_name(name: &str) -> bool {
+    SECRET_PARTS.iter().any(|part| name.contains(part))
+        || SECRET_ENDS.iter().any(|end| name.ends_with(end))
+        || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
+}
+
+/// Whether a URL in `value` carries a password: before its host, or as one of its parameters.
+fn has_url_with_secret(value: &str) -> bool {
+    let words = value.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>'));
+    words.flat_map(urls).any(|(scheme, rest)| has_user_secret(scheme, rest) || has_secret_parameter(rest))
+}
+
+/// The URLs in a word, of which there may be several (`http://a,http://b`): the scheme, and what comes after `://`.
+fn urls(word: &str) -> impl Iterator<Item = (&str, &str)> {
+    word.match_indices("://").map(move |(at, sign)| {
+        let before = &word[..at];
+        let start =
+            before.rfind(|c: char| !c.is_ascii_alphanumeric() && !"+-.".contains(c)).map_or(0, |c| c + 1);
+        (before.get(start..).unwrap_or_default(), &word[at + sign.len()..])
+    })
+}
+
+/// `user:password@host`, and `token@host` as the web has it; `git@host` is a user alone.
+fn has_user_secret(scheme: &str, rest: &str) -> bool {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.rsplit_once('@') {
+        Some((user, _)) => user.contains(':') || scheme.to_lowercase().starts_with("http"),
+        // A password with a slash in it, as people write it: what stands in the place of the port is none.
+        None => {
+            authority.split_once(':').is_some_and(|(_, port)| {
+                rest.contains('@')
+                    && !port.starts_with(']')
+                    && port.bytes().any(|byte| !byte.is_ascii_digit())
+            }) && !authority.starts_with('[')
+        }
+    }
+}
+
+/// `?password=x`, `&token=x` and, as JDBC has it, `;password=x`.
+fn has_secret_parameter(rest: &str) -> bool {
+    let parameters = rest.split(['?', '&', ';', '#']).skip(1).filter_map(|pair| pair.split_once('='));
+    parameters.filter(|(_, value)| !value.is_empty()).any(|(name, _)| {
+        let name = name.to_uppercase().replace('-', "_");
+        let last = name.rsplit('_').next().unwrap_or_default();
+        is_secret_name(&name) || SIGNATURES.contains(&last)
+    })
 }
 
 #[cfg(test)]
@@ -142,6 +199,18 @@ mod tests {
             "github_token",
             "AWS_SECRET_ACCESS_KEY",
             "TLS_KEY",
+            "KEY",
+            "SIGNINGKEY",
+            "DB_PASS",
+            "PGPASS",
+            "MYSQL_PWD",
+            "PAT",
+            "GITHUB_PAT",
+            "JWT",
+            "SESSION_COOKIE",
+            "SENTRY_DSN",
+            "DATABASE_URL",
+            "PROXY_AUTH",
             "NOTIFY_SOCKET",
             "LISTEN_FDS",
             "PORT",
@@ -151,10 +220,42 @@ mod tests {
     }
 
     #[test]
+    fn a_url_with_a_password_in_it_stays_with_the_client_whatever_its_name() {
+        for value in [
+            "postgres://user:pass@host/db",
+            "redis://:pass@host:6379/0",
+            "amqp://u:p%40@[::1]:5672/",
+            "http://a.example,http://u:p@b.example",
+            "postgres://user:pa/ss@host/db",
+            "https://ghp_token@github.example/repo",
+            "https://host/path?a=b&access_token=x",
+            "https://host/path?X-Amz-Signature=x",
+            "https://host/path?sv=1&sig=x",
+            "jdbc:postgresql://host/db?user=u&password=p",
+            "jdbc:sqlserver://host:1433;user=u;password=p",
+            "see \"mysql://u:p@host/db\" there",
+        ] {
+            assert_eq!(shared(&[("PATH", "/bin"), ("WHERE", value)]), ["PATH=/bin"], "{value}");
+        }
+        for value in [
+            "https://host:8443/a/b?c=d#e",
+            "https://registry.example:8080/@scope/package",
+            "http://[::1]:8080/a@b",
+            "ssh://git@host/repo",
+            "mailto:a@b",
+            "https://host/path?password=&page=2",
+            "key=value; token=x",
+            "user:pass@host",
+        ] {
+            assert_eq!(shared(&[("PATH", "/bin"), ("WHERE", value)])[1], format!("WHERE={value}"));
+        }
+    }
+
+    #[test]
     fn the_rest_is_passed_on_and_a_path_is_always_there() {
         assert_eq!(
-            shared(&[("LANG", "C.UTF-8"), ("OMP_NUM_THREADS", "2"), ("PATH", "/x")]),
-            ["LANG=C.UTF-8", "OMP_NUM_THREADS=2", "PATH=/x"]
+            shared(&[("LANG", "C.UTF-8"), ("LD_LIBRARY_PATH", "/l"), ("KEYBOARD", "de"), ("PATH", "/x")]),
+            ["LANG=C.UTF-8", "LD_LIBRARY_PATH=/l", "KEYBOARD=de", "PATH=/x"]
         );
         assert_eq!(shared(&[]), [format!("PATH={DEFAULT_PATH}")]);
         assert_eq!(shared(&[("PATH", "")])[1], format!("PATH={DEFAULT_PATH}"));

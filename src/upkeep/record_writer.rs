@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -84,7 +85,9 @@ impl Records {
         };
         let ended = payload.ended(outcome);
         let saved = shared.save(&ended);
-        if let Err(error) = &saved {
+        if let Err(error) = &saved
+            && !shared.has_removed_itself(&ended)
+        {
             event!(Error, "cannot write the record", payload = id, error = *error);
         }
         let finished = shared.store.finish(&ended, saved.is_ok())?;
@@ -129,6 +132,11 @@ impl Shared {
             self.store.confirm_kill(id).map_err(io::Error::other)?;
         }
         Ok(())
+    }
+
+    /// Whether a payload has removed its directory, and its record with it.
+    fn has_removed_itself(&self, payload: &Payload) -> bool {
+        !Path::new(&payload.loc).exists() && self.data_path.path().exists()
     }
 
     /// In the payload's turn.

@@ -155,6 +155,7 @@ fn a_payload_that_fills_the_disk_keeps_its_end_over_a_restart_and_the_next_one_r
     let id = client.run("#!/bin/sh\ncat /dev/zero > big\nexit 3\n");
     let told = client.ended(&id);
     assert_eq!((told.json("status"), told.json("exit_code")), (Some("Failed".into()), Some("3".into())));
+    assert!(told.json("error").unwrap().contains("the disk of DATA_PATH is full"), "{}", told.text());
     wait_for_state(&client, 200, 503);
     assert!(client.get("/ready").text().contains("disk_low"));
     client.kill();
@@ -178,6 +179,7 @@ fn a_payload_without_an_inode_for_its_logs_waits_until_there_is_one_also_over_a_
     fs::write(directory.join("full"), "").unwrap();
     let first = client.ended(&filler);
     assert_eq!(status_of(&first), "Failed", "{}", first.text());
+    assert!(first.json("error").unwrap().contains(" 0 inodes are free"), "{}", first.text());
     wait_for("the reason why nothing is started", || {
         let ready = client.get("/ready").text();
         (ready.contains("cannot_start") && ready.contains("cannot create .orchestrator.out")).then_some(())

@@ -295,6 +295,8 @@ fn a_payload_that_removes_its_own_directory_ends_all_the_same() {
     let id = client.run("#!/bin/sh\nrm -rf \"$PWD\"\n");
     let answer = client.retrieve_when(&id, |answer| answer.status != 202);
     assert_eq!((answer.status, answer.json("error").as_deref()), (404, Some("directory_gone")));
+    client.wait_for_log("no archive");
+    assert!(!client.log().contains(" ERROR "), "{}", client.log());
     client.result(&client.run("exit 0")).file(".orchestrator.exit");
 }
 
