@@ -32,6 +32,9 @@ const ABORT_WAIT: Duration = Duration::from_secs(2);
 /// How long the client stays after the end of a payload so that its result can be fetched: the server asks twice a second.
 const TELL_WAIT: Duration = Duration::from_secs(2);
 
+/// Signals that come within this time are one.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
+
 /// Pause between two looks for a second signal and for the last responses.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -197,8 +200,16 @@ fn drain(
     waiting: &Waiting,
     draining: &AtomicBool,
 ) -> End {
-    let deadline = Instant::now() + settings.grace;
-    event!(Info, "client stopping", grace_s = settings.grace.as_secs(), waiting = store.waiting());
+    let begun = Instant::now();
+    let deadline = begun + settings.grace;
+    let counts = store.counts().unwrap_or_default();
+    event!(
+        Info,
+        "client stopping",
+        grace_s = settings.grace.as_secs(),
+        running = counts.running,
+        waiting = counts.waiting
+    );
     draining.store(true, Ordering::Relaxed);
     let (done_tx, done_rx) = channel();
     runner.drain(deadline, done_tx);
@@ -208,7 +219,8 @@ fn drain(
     };
     let mut nothing_runs = false;
     while !nothing_runs || is_wanted() {
-        if signals.has_come() {
+        // Who signals a process and its group, as timeout(1) does, signals it twice and means one.
+        if signals.has_come() && begun.elapsed() >= ONE_SIGNAL {
             event!(Warn, "second signal: client ends at once");
             runner.abort();
             let _ = done_rx.recv_timeout(ABORT_WAIT);

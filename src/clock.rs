@@ -4,6 +4,7 @@
 //! that such a machine cannot have such a date), and for file times, too.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -28,6 +29,32 @@ pub fn now_ms() -> UnixMs {
 pub fn monotonic_ms() -> MonotonicMs {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     i64::try_from(START.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The longest time between two calls of [`tick`] that a process which is not stopped may need.
+const LONGEST_TICK_MS: MonotonicMs = 2000;
+
+/// When [`tick`] was last called, and how long this process was found to have been stopped by then.
+static TICKED_AT: AtomicI64 = AtomicI64::new(0);
+static STOPPED_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Tells the clock of [`running_ms`] that this process runs: to be called about once a second, by a thread that nothing holds up.
+pub fn tick() {
+    let now = monotonic_ms();
+    // In this order a look in between finds the clock late, never early.
+    STOPPED_MS.fetch_add(stopped_since_tick(now), Ordering::SeqCst);
+    TICKED_AT.store(now, Ordering::SeqCst);
+}
+
+/// Milliseconds on a clock that stands still while this process is stopped (SIGSTOP, a debugger, a frozen cgroup): by it, what
+/// hangs is told from what was not let run.
+pub fn running_ms() -> MonotonicMs {
+    let now = monotonic_ms();
+    now - stopped_since_tick(now) - STOPPED_MS.load(Ordering::SeqCst)
+}
+
+fn stopped_since_tick(now: MonotonicMs) -> MonotonicMs {
+    (now - TICKED_AT.load(Ordering::SeqCst) - LONGEST_TICK_MS).max(0)
 }
 
 /// A moment as std has it, for crates that write it down: from 1970 to the end of 9999, since humantime and httpdate panic

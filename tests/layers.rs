@@ -39,7 +39,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What it stands on.
     ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
-    ("host", &["event"]),
+    ("host", &["clock", "event"]),
     ("settings", &["log"]),
     ("store", &["clock", "payload"]),
     // What all may know.

@@ -13,7 +13,7 @@ use rustix::fs::{Access, FlockOperation};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
-use crate::clock::monotonic_ms;
+use crate::clock::running_ms;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::data::unusable::explained;
 use crate::event;
@@ -177,7 +177,7 @@ impl DataPath {
 
     /// Since when the disk has not answered, if it is known to hang.
     pub fn stuck_for(&self) -> Option<Duration> {
-        let age_ms = monotonic_ms() - self.watch.checked_at.load(Ordering::Relaxed);
+        let age_ms = running_ms() - self.watch.checked_at.load(Ordering::Relaxed);
         let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
         (age > STUCK).then_some(age)
     }
@@ -210,7 +210,7 @@ impl DataPath {
             }
         }
         *known = now;
-        self.watch.checked_at.store(monotonic_ms(), Ordering::Relaxed);
+        self.watch.checked_at.store(running_ms(), Ordering::Relaxed);
     }
 
     /// Looks without writing, as long as no write has failed: a probe file every second would wear out flash.

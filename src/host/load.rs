@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use procfs::{CpuTime, CurrentSI as _, KernelStats};
 
+use crate::clock;
 use crate::event;
 
 /// A little less than the second that a sample may be old, so that a late wake-up does not break the promise.
@@ -42,6 +43,7 @@ fn sample(published: &AtomicU32) {
     let mut before = None;
     let mut interval = FIRST_INTERVAL;
     loop {
+        clock::tick();
         match KernelStats::current() {
             Ok(stats) => {
                 let now = Ticks::of(&stats.total);

@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, Signal};
 
-use crate::clock::monotonic_ms;
+use crate::clock::running_ms;
 use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
@@ -186,7 +186,7 @@ impl Runner {
     pub fn stuck_for(&self) -> Duration {
         match self.busy_since.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
-            since => Duration::from_millis(u64::try_from(monotonic_ms() - since).unwrap_or(0)),
+            since => Duration::from_millis(u64::try_from(running_ms() - since).unwrap_or(0)),
         }
     }
 
@@ -276,7 +276,7 @@ impl Work {
         let bells = [inbox.bell(), children.as_fd()];
         let mut bells = bells.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
         let woken = poll(&mut bells, left.as_ref());
-        self.busy_since.store(monotonic_ms().max(1), Ordering::Relaxed);
+        self.busy_since.store(running_ms().max(1), Ordering::Relaxed);
         if let Err(errno) = woken
             && errno != Errno::INTR
         {

@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use miniserde::json::{Object, Value};
 
@@ -453,6 +454,21 @@ fn with_own_opt(directory: &Path, prepare: &str, as_user: &str) -> Option<Client
 }
 
 const NOBODY: &str = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+
+#[test]
+fn a_client_that_was_stopped_is_well_when_it_goes_on() {
+    let client = Client::start();
+    client.result(&client.run("true"));
+    client.signal("STOP");
+    // Longer than anything may take before it counts as stuck.
+    thread::sleep(Duration::from_secs(13));
+    client.signal("CONT");
+    for _ in 0..300 {
+        let answer = client.get("/health");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    client.result(&client.run("true"));
+}
 
 #[test]
 fn without_a_data_path_it_is_opt_data_where_that_can_be_had_else_data() {

@@ -34,6 +34,13 @@ fn stop(client: &Client, signal: &str) {
     });
 }
 
+/// Signals once more, when that is no part of the first signal any more, and waits for the end.
+fn end_at_once(client: &mut Client, signal: &str) {
+    thread::sleep(Duration::from_millis(1100));
+    client.signal(signal);
+    assert!(client.wait().code().is_some(), "it did not end by itself");
+}
+
 /// A submit that has been sent up to its last byte, and that byte.
 fn upload_under_way(client: &Client) -> (std::net::TcpStream, Vec<u8>) {
     let before = client.directories().len();
@@ -173,10 +180,7 @@ fn a_second_signal_ends_everything_at_once() {
         let (id, pid) = start(&client, UNSTOPPABLE);
         let session = line_of(&client.wait_for_file(&id, "session"));
         stop(&client, first);
-        let asked = Instant::now();
-        client.signal(second);
-        assert!(client.wait().code().is_some(), "it did not end by itself");
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        end_at_once(&mut client, second);
         assert!(!is_alive(&pid) && !is_alive(&session));
     }
 }
@@ -188,11 +192,26 @@ fn a_second_signal_ends_a_payload_that_is_being_ended_already() {
     let session = line_of(&client.wait_for_file(&id, "session"));
     assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
     stop(&client, "TERM");
-    let asked = Instant::now();
-    client.signal("TERM");
-    assert!(client.wait().code().is_some());
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    end_at_once(&mut client, "TERM");
     assert!(!is_alive(&pid) && !is_alive(&session));
+}
+
+/// `timeout 3 job-orchestrator client` signals the client, and then its whole group.
+#[test]
+fn two_signals_within_a_moment_are_one() {
+    let mut client = Client::with(&[("GRACE", "600"), ("MAX_JOBS", "1")]);
+    let (id, _) = start(&client, UNTIL_GO);
+    client.run("exit 0");
+    client.signal("TERM");
+    client.signal("CONT");
+    client.signal("TERM");
+    client.signal("INT");
+    client.wait_for_log("client stopping grace_s=600 running=1 waiting=1");
+    thread::sleep(Duration::from_millis(1500));
+    go(&client, &id);
+    client.result(&id).file("made");
+    assert_eq!(client.wait().code(), Some(0));
+    assert!(!client.log().contains("second signal"), "{}", client.log());
 }
 
 #[test]
