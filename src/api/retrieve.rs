@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::{Api, RETRY_AFTER_S};
@@ -97,6 +98,11 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
     Ok(Response::streamed("application/zip", check, write).header("Content-Disposition", name))
 }
 
+fn data_path_away() -> HttpError {
+    let message = "DATA_PATH is not there, is closed, or fails; ask again once /ready is 200.";
+    HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S)
+}
+
 fn cleaned() -> HttpError {
     HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE.")
 }
@@ -115,10 +121,15 @@ struct Source {
 impl Source {
     /// A payload may have moved its directory away, put a link to elsewhere in its place, or closed it.
     fn check(&self) -> Result<(), HttpError> {
-        if !fs::symlink_metadata(&self.directory).is_ok_and(|found| found.is_dir()) {
-            return Err(self.gone());
-        }
-        Ok(())
+        if self.is_there() { Ok(()) } else { Err(self.gone()) }
+    }
+
+    fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.directory).is_ok_and(|found| found.is_dir())
+    }
+
+    fn is_open(&self) -> bool {
+        rustix::fs::access(&self.directory, Access::READ_OK | Access::EXEC_OK).is_ok()
     }
 
     /// Nothing has been sent yet.
@@ -132,11 +143,11 @@ impl Source {
         }
     }
 
+    /// It has been looked for in vain.
     fn gone(&self) -> HttpError {
-        // With DATA_PATH all directories are away; they may come back with it.
-        if !self.data_path.path().is_dir() || self.data_path.trouble().is_some() {
-            let message = "DATA_PATH is not there or fails; ask again once /ready is 200.";
-            return HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S);
+        // With DATA_PATH all directories are away; they may come back with it, or just have.
+        if self.data_path.trouble_now().is_some() || self.is_there() {
+            return data_path_away();
         }
         match self.store.get(self.id) {
             Ok(Some(payload)) if payload.status == Status::Cleaned => cleaned(),
@@ -196,6 +207,10 @@ impl Source {
                 HttpError::new(503, "busy", message).retry_after(RETRY_AFTER_S)
             }
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.gone(),
+            // With DATA_PATH all directories are closed, too.
+            Some(Errno::ACCESS) if self.data_path.trouble_now().is_some() || self.is_open() => {
+                data_path_away()
+            }
             Some(Errno::ACCESS | Errno::PERM) => {
                 let message = "The directory of this payload is closed to the user of the client (chmod).";
                 HttpError::new(404, "directory_closed", message)

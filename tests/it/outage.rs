@@ -12,11 +12,12 @@ const UNTIL_GO: &str = "#!/bin/sh\necho > there\nwhile ! [ -e go ]; do sleep 0.0
 const BEGUN: &str = "payloads cannot be started now, and wait";
 const OVER: &str = "payloads are started again";
 
+const ANOTHER: [&str; 5] = ["--reuid", "10002", "--regid", "10002", "--clear-groups"];
+
 /// A client of another user, whom modes and limits of processes bind. `None` where there is no other
 /// user, which the output tells.
 fn as_another(home: &Path, settings: &[(&str, &str)]) -> Option<Client> {
-    let user = ["--reuid", "10002", "--regid", "10002", "--clear-groups"];
-    let probe = Command::new("setpriv").args(user).arg("true").output();
+    let probe = Command::new("setpriv").args(ANOTHER).arg("true").output();
     if !probe.as_ref().is_ok_and(|output| output.status.success()) {
         println!("skipped: no other user can be had here: {probe:?}");
         return None;
@@ -25,7 +26,7 @@ fn as_another(home: &Path, settings: &[(&str, &str)]) -> Option<Client> {
     let (program, data) = (home.join("program"), home.join("data"));
     copy_program(&binary(), &program);
     let mut command = Command::new("setpriv");
-    command.args(user).arg(program);
+    command.args(ANOTHER).arg(program);
     command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
     command.envs(settings.iter().copied()).current_dir(home);
     Some(Client::spawn(command, &data))
@@ -106,7 +107,9 @@ fn payloads_wait_while_no_process_can_be_had() {
     let waiting: Vec<String> = (0..50).map(|_| client.run("exit 0")).collect();
     let may_have = |processes: &str| {
         let pid = client.pid().to_string();
-        Command::new("prlimit").args(["--pid", &pid, &format!("--nproc={processes}:")]).status()
+        let limit = format!("--nproc={processes}:");
+        // As that user: the superuser of a container may not.
+        Command::new("setpriv").args(ANOTHER).args(["prlimit", "--pid", &pid, &limit]).status()
     };
     if !may_have("1").is_ok_and(|end| end.success()) {
         return println!("skipped: no prlimit(1) here");
@@ -137,4 +140,28 @@ fn a_payload_that_waits_for_its_host_can_be_killed_and_the_next_life_runs_the_ot
         next.result(id).file(".orchestrator.exit");
     }
     assert_eq!(fs::read_to_string(journal).unwrap(), "0\n1\n2\n");
+}
+
+#[test]
+fn no_result_is_told_to_be_gone_while_the_data_path_is_closed_or_away() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(client) = as_another(home.path(), &[]) else { return };
+    let id = client.run("exit 0");
+    client.result(&id);
+    let must_be_503 = |what: &str| {
+        for path in [format!("/retrieve/{id}"), format!("/retrieve_partial/{id}")] {
+            assert_eq!(client.get(&path).error(503), "disk_failed", "{what}");
+        }
+    };
+    for _ in 0..3 {
+        fs::set_permissions(&client.data, fs::Permissions::from_mode(0o000)).unwrap();
+        must_be_503("closed");
+        fs::set_permissions(&client.data, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(client.result(&id).file(".orchestrator.exit").trim(), "0");
+        let away = home.path().join("away");
+        fs::rename(&client.data, &away).unwrap();
+        must_be_503("away");
+        fs::rename(&away, &client.data).unwrap();
+        assert_eq!(client.result(&id).file(".orchestrator.exit").trim(), "0");
+    }
 }
