@@ -16,7 +16,7 @@ use crate::event;
 use crate::host::load::Load;
 use crate::host::service_manager::Notifier;
 use crate::host::{memory, rlimit};
-use crate::http::{self, Listener, Server, Waiting, Watch};
+use crate::http::{self, Listener, Server, Waiting};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
 use crate::settings::Settings;
@@ -59,23 +59,16 @@ pub enum End {
 pub fn run(settings: &Settings) -> Result<End, StartError> {
     // Before any thread is started: all inherit the mask.
     let signals = StopSignals::block().map_err(|error| system("cannot block signals", &error))?;
+    if memory::is_bounded() {
+        sys::share_one_heap();
+    }
     log::start().map_err(|error| system("cannot start the writer of the log", &error))?;
     sys::keep_descriptors_from_children().map_err(|error| system("cannot read /proc", &error))?;
-    if settings.db_path_given {
-        event!(Info, "DB_PATH is ignored: the database is in memory");
-    }
-    for (name, meant) in Settings::misspelt() {
-        event!(
-            Warn,
-            "a variable that is no setting is ignored: its name is nearly one",
-            name = name,
-            meant = meant
-        );
-    }
+    tell_ignored(settings);
     sys::ignore_file_size_signal();
     let limits_at_start = rlimit::all();
-    let max_connections =
-        rlimit::raise_descriptors(memory::connections(settings.max_connections, http::STACK_BYTES));
+    let room = memory::room(settings.max_connections, http::STACK_BYTES, disk_threads::STACK_BYTES);
+    let room = rlimit::raise_descriptors(room, settings.max_jobs);
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
     // has left is as it was.
     let address = SocketAddr::new(settings.host, settings.port);
@@ -115,7 +108,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         quota::start(store.clone(), max_disk, move |id| ends.kill(id))
             .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     }
-    let watch = Watch::start().map_err(|error| system("cannot start the watch over waits", &error))?;
+    let threads = http::Threads::start(room.uploads, room.downloads)
+        .map_err(|error| system("cannot start the watch over waits", &error))?;
     let disk = Disk::with_a_thread().map_err(|error| system("cannot start a disk thread", &error))?;
     disk_threads::start_keeper().map_err(|error| system("cannot start a thread", &error))?;
     let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
@@ -147,10 +141,10 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         },
         zip_threads: settings.zip_threads,
         disk_timeout: settings.disk_timeout,
-        watch: watch.clone(),
+        watch: threads.watch(),
         draining: Arc::clone(&draining),
     };
-    let server = Server::start(listener, http_limits(settings, max_connections), watch, api);
+    let server = Server::start(listener, http_limits(settings, room.connections), threads, api);
     tell_start(settings, &server, &data_path);
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
@@ -160,6 +154,21 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
     }
     Ok(end)
+}
+
+/// What was set and has no effect.
+fn tell_ignored(settings: &Settings) {
+    if settings.db_path_given {
+        event!(Info, "DB_PATH is ignored: the database is in memory");
+    }
+    for (name, meant) in Settings::misspelt() {
+        event!(
+            Warn,
+            "a variable that is no setting is ignored: its name is nearly one",
+            name = name,
+            meant = meant
+        );
+    }
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {

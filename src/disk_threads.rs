@@ -7,8 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-/// A transfer holds a thread to its end, so this is how many transfers make progress at once; further ones wait their
-/// turn, with no byte of theirs read.
+/// Threads of a pool for all but transfers.
 const MAX_THREADS: usize = 64;
 
 /// How long a thread waits for the next job before it ends: long enough to serve a busy server's next call.
@@ -16,7 +15,7 @@ const IDLE: Duration = Duration::from_secs(5);
 
 /// The deepest call chain here (inflate tables and path buffers live on the heap) needs a few dozen KiB; untouched
 /// pages cost nothing.
-const STACK_BYTES: usize = 256 * 1024;
+pub const STACK_BYTES: usize = 256 * 1024;
 
 /// By how much the threads of transfers let all others of their group go first (nice(2), which is of a thread on Linux). Those
 /// move much for one caller each; a worker, of which there is one a core, answers all.
@@ -46,12 +45,11 @@ pub fn start_keeper() -> io::Result<()> {
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A handle to the pool; cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Disk {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     wake: Condvar,
@@ -59,6 +57,8 @@ struct Shared {
     nice: i32,
     /// How many threads stay, come what may.
     staying: usize,
+    /// How many there may be.
+    most: usize,
 }
 
 #[derive(Default)]
@@ -73,15 +73,22 @@ struct State {
 impl Disk {
     /// A pool of which one thread is there from now on: its jobs are run even where the system gives no further thread.
     pub fn with_a_thread() -> io::Result<Self> {
-        let disk = Self { shared: Arc::new(Shared { staying: 1, ..Shared::default() }) };
+        let disk = Self::with(MAX_THREADS, 1, 0);
         disk.shared.lock().threads = 1;
         disk.grow()?;
         Ok(disk)
     }
 
-    /// A pool whose threads let those that answer requests go first.
-    pub fn for_transfers() -> Self {
-        Self { shared: Arc::new(Shared { nice: TRANSFER_NICE, ..Shared::default() }) }
+    /// A pool whose threads let those that answer requests go first. A transfer holds one to its end, so `most` is how many make
+    /// progress at once; further ones wait their turn.
+    pub fn for_transfers(most: usize) -> Self {
+        Self::with(most, 0, TRANSFER_NICE)
+    }
+
+    fn with(most: usize, staying: usize, nice: i32) -> Self {
+        Self {
+            shared: Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), nice, staying, most }),
+        }
     }
 
     /// Runs `job` on a disk thread, as soon as one is free. Never blocks.
@@ -92,7 +99,7 @@ impl Disk {
             // The one that wakes up needs the lock.
             drop(state);
             self.shared.wake.notify_one();
-        } else if state.threads < MAX_THREADS {
+        } else if state.threads < self.shared.most {
             state.threads += 1;
             drop(state);
             if let Err(error) = self.grow() {
@@ -113,7 +120,7 @@ impl Disk {
     /// Whether all jobs have their thread. Where one lacks, tries to start it.
     fn has_enough_now(&self) -> bool {
         let mut state = self.shared.lock();
-        let has_enough = state.jobs.len() <= state.idle || state.threads >= MAX_THREADS;
+        let has_enough = state.jobs.len() <= state.idle || state.threads >= self.shared.most;
         if has_enough {
             state.is_short = false;
             return true;
@@ -190,8 +197,8 @@ mod tests {
             seen.recv_timeout(Duration::from_secs(10)).expect("a job is lost").expect("its own")
         };
         let own = rustix::process::getpriority_process(None).expect("its own");
-        assert_eq!(niceness(&Disk::default()), own);
-        assert_eq!(niceness(&Disk::for_transfers()), (own + TRANSFER_NICE).min(19));
+        assert_eq!(niceness(&Disk::with_a_thread().expect("a thread")), own);
+        assert_eq!(niceness(&Disk::for_transfers(4)), (own + TRANSFER_NICE).min(19));
     }
 
     #[test]
@@ -218,7 +225,7 @@ mod tests {
 
     #[test]
     fn more_jobs_than_threads_all_run_while_the_first_ones_are_held() {
-        let disk = Disk::default();
+        let disk = Disk::with_a_thread().expect("a thread");
         let (done_tx, done_rx) = channel();
         let (hold_tx, hold_rx) = channel::<()>();
         let hold_rx = Arc::new(Mutex::new(hold_rx));

@@ -424,6 +424,16 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::try_from(count).unwrap_or(0))
 }
 
+/// Has all threads share one heap (`mallopt(3)`), before any is started: glibc reserves 64 MiB of the address space for the heap
+/// of each, which a limited one has not. musl has one in any case.
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers, and no other thread runs.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1)
+    };
+}
+
 /// For calls that return -1 and set `errno`.
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service, Watch};
+use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service, Threads};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
@@ -159,7 +159,7 @@ fn server() -> SocketAddr {
         Server::start(
             Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port to listen on"),
             limits,
-            Watch::start().expect("a thread"),
+            Threads::start(64, 64).expect("threads"),
             Recorder,
         )
     };

@@ -2,6 +2,7 @@
 
 use rustix::process::{Resource, getrlimit};
 
+use super::Room;
 use crate::event;
 
 /// Connections may have an eighth of the memory, and half of the address space.
@@ -16,51 +17,94 @@ const BESIDE_STACK: u64 = 8 * 1024;
 /// Pages below a stack that nothing may touch, and the rounding of its size.
 const GUARD_PAGES: u64 = 2;
 
+/// Those above the limit that are still told so.
+const MAX_REFUSALS: usize = 64;
+
+/// Threads beside the workers, and the stack of one, as std has it.
+const FIXED_THREADS: u64 = 16;
+const THREAD_STACK_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Transfers of one direction may have an eighth of the memory as well, and a quarter of the address space.
+const SHARE_OF_TRANSFERS: u64 = 4;
+
+/// What a download takes whose reader is slow: its pipe, its window and compressor, the touched part of its stack. 477 KiB were
+/// measured.
+const DOWNLOAD_BYTES: u64 = 512 * 1024;
+
+/// Most uploads move fast, and one that does not makes way.
+const MOST_UPLOADS: u64 = 64;
+
+/// A slow reader holds its thread, and others must not wait for it.
+const MOST_DOWNLOADS: u64 = 512;
+
 /// The machine, in bytes.
 struct Machine {
     memory: u64,
-    /// What this process may have: `ulimit -v`, and never more than a 32-bit kernel gives its programs.
+    /// What this process may still have: by `ulimit -v`, and never more than a 32-bit kernel gives its programs.
     addresses: Option<u64>,
     page: u64,
 }
 
-/// How many connections there is room for, at most as many as wanted; says so where it is fewer. `stack`: what a connection
-/// reserves of the address space, in bytes.
-pub fn connections(wanted: usize, stack: usize) -> usize {
+/// What there is room for, connections at most as many as wanted; says so where it is fewer. `stack`: what a connection
+/// reserves of the address space, in bytes; `thread_stack`: the same of a disk thread.
+pub fn room(connections: usize, stack: usize, thread_stack: usize) -> Room {
     let information = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "32 bits on some machines")]
     let memory = u64::from(information.totalram).saturating_mul(u64::from(information.mem_unit));
     let limit = getrlimit(Resource::As).current;
     let addresses =
         if cfg!(target_pointer_width = "32") { Some(limit.unwrap_or(1 << 31).min(1 << 31)) } else { limit };
-    let machine = Machine { memory, addresses, page: rustix::param::page_size() as u64 };
-    let (connections, bound) = room(wanted as u64, stack as u64, &machine);
-    let connections = usize::try_from(connections).unwrap_or(wanted);
-    if connections < wanted {
+    let page = rustix::param::page_size() as u64;
+    let machine = Machine { memory, addresses: addresses.map(|most| most.saturating_sub(taken(page))), page };
+    let (room, bound) = divide(connections, stack as u64, thread_stack as u64, &machine);
+    if room.connections < connections {
         event!(
             Warn,
             "MAX_CONNECTIONS is lowered to what there is room for",
-            connections = connections,
-            wanted = wanted,
+            connections = room.connections,
+            wanted = connections,
             bound = bound,
             memory_mib = memory >> 20,
         );
     }
-    connections
+    room
 }
 
-/// The number, never 0, and what it comes from.
-fn room(wanted: u64, stack: u64, machine: &Machine) -> (u64, &'static str) {
+/// Whether the address space of this process is limited (`ulimit -v`).
+pub fn is_bounded() -> bool {
+    getrlimit(Resource::As).current.is_some()
+}
+
+/// What of the address space is mapped now or will be, whoever connects: threads that are always there.
+fn taken(page: u64) -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mapped = statm.split(' ').next().and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * page;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
+    mapped + (cores + FIXED_THREADS) * THREAD_STACK_BYTES
+}
+
+/// The numbers, none of them 0, and what that of connections comes from.
+fn divide(connections: usize, stack: u64, thread_stack: u64, machine: &Machine) -> (Room, &'static str) {
+    let stack = stack + GUARD_PAGES * machine.page;
+    let addresses = machine.addresses.unwrap_or(u64::MAX);
     let by_memory = machine.memory / SHARE_OF_MEMORY / (STACK_PAGES * machine.page + BESIDE_STACK);
-    let by_addresses = machine
-        .addresses
-        .map_or(u64::MAX, |addresses| addresses / SHARE_OF_ADDRESSES / (stack + GUARD_PAGES * machine.page));
+    // Those above the limit have a stack too while they are told.
+    let by_addresses = (addresses / SHARE_OF_ADDRESSES / stack).saturating_sub(MAX_REFUSALS as u64);
     let (least, bound) = if by_memory <= by_addresses {
         (by_memory, "memory")
     } else {
         (by_addresses, "address space (ulimit -v)")
     };
-    (least.clamp(1, wanted), bound)
+    let thread = thread_stack + DOWNLOAD_BYTES;
+    let transfers =
+        (addresses / SHARE_OF_TRANSFERS / thread).min(machine.memory / SHARE_OF_MEMORY / DOWNLOAD_BYTES);
+    let number = |number: u64, most: u64| usize::try_from(number.min(most)).unwrap_or(usize::MAX).max(1);
+    let room = Room {
+        connections: number(least, connections as u64),
+        uploads: number(transfers, MOST_UPLOADS),
+        downloads: number(transfers, MOST_DOWNLOADS),
+    };
+    (room, bound)
 }
 
 #[cfg(test)]
@@ -77,14 +121,41 @@ mod tests {
     fn the_default_fits_a_board_of_512_mib_and_less_memory_gets_less() {
         for (memory_mib, connections) in [(32_768, 4096), (512, 4096), (256, 2048), (64, 512), (0, 1)] {
             let machine = machine(memory_mib, Some(2048), 4096);
-            assert_eq!(room(4096, 65_536, &machine).0, connections, "{memory_mib} MiB");
+            assert_eq!(
+                divide(4096, 65_536, 262_144, &machine).0.connections,
+                connections,
+                "{memory_mib} MiB"
+            );
         }
     }
 
     #[test]
     fn larger_pages_and_a_bounded_address_space_count() {
-        assert_eq!(room(16_384, 131_072, &machine(1024, None, 16_384)), (3276, "memory"));
-        assert_eq!(room(4096, 131_072, &machine(8192, Some(136), 4096)), (512, "address space (ulimit -v)"));
-        assert_eq!(room(4096, 131_072, &machine(8192, Some(1), 4096)).0, 3);
+        let connections = |wanted, machine| {
+            let (room, bound) = divide(wanted, 131_072, 262_144, &machine);
+            (room.connections, bound)
+        };
+        assert_eq!(connections(16_384, machine(1024, None, 16_384)), (3276, "memory"));
+        let by_addresses = "address space (ulimit -v)";
+        assert_eq!(connections(4096, machine(8192, Some(136), 4096)), (448, by_addresses));
+        assert_eq!(connections(4096, machine(8192, Some(1), 4096)), (1, by_addresses));
+    }
+
+    #[test]
+    fn slow_readers_have_threads_as_far_as_there_is_memory() {
+        for (memory_mib, addresses_mib, uploads, downloads) in [
+            (32_768, None, 64, 512),
+            (512, None, 64, 128),
+            (64, None, 16, 16),
+            (8192, Some(100), 33, 33),
+            (0, None, 1, 1),
+        ] {
+            let (room, _) = divide(4096, 131_072, 262_144, &machine(memory_mib, addresses_mib, 4096));
+            assert_eq!(
+                (room.uploads, room.downloads),
+                (uploads, downloads),
+                "{memory_mib} {addresses_mib:?}"
+            );
+        }
     }
 }

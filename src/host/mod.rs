@@ -1,5 +1,16 @@
 //! What the machine says of itself, and who manages this program on it.
 
+/// How many of each there is room for at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Connections.
+    pub connections: usize,
+    /// Uploads that have a thread.
+    pub uploads: usize,
+    /// Downloads that have a thread.
+    pub downloads: usize,
+}
+
 pub mod load;
 pub mod memory;
 pub mod rlimit;

@@ -1,13 +1,22 @@
-//! The limits of this process: that of open descriptors is raised to what MAX_CONNECTIONS needs, and payloads get what the
-//! client was started with.
+//! The limits of this process: that of open descriptors is raised to what connections, transfers and payloads need together, and
+//! payloads get what the client was started with.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::Room;
 use crate::event;
 
-/// Descriptors for all else: files of transfers, logs of payloads, the runtime's own. Where the limit is too low for both,
-/// half of it.
-const BESIDE_CONNECTIONS: u64 = 512;
+/// Descriptors that are always there or soon may be: the runtime's own, and connections that are told that they are too many.
+const FIXED: u64 = 128;
+
+/// Of a payload: its logs, the pipes of MAX_LOG, and what its start needs for a moment.
+const PAYLOAD: u64 = 6;
+
+/// Of an upload: its directory, a file, and what makes it a payload.
+const UPLOAD: u64 = 4;
+
+/// Of a download: the levels of directories that its walk keeps open (`archive/walk`), a file, and the spool of its own directory.
+const DOWNLOAD: u64 = 24;
 
 /// All that Linux has.
 const ALL: [Resource; 16] = [
@@ -41,28 +50,66 @@ pub fn changed_since(mut before: Vec<(Resource, Rlimit)>) -> Vec<(Resource, Rlim
     before
 }
 
-/// Raises the soft limit as far as needed and allowed. Gives how many connections may be open at once, so that a storm of
-/// them leaves descriptors for the files and processes of those that are served.
-pub fn raise_descriptors(max_connections: usize) -> usize {
-    let wanted = max_connections as u64 + BESIDE_CONNECTIONS;
+/// Raises the soft limit as far as needed and allowed. Gives how many of each may be there at once, so that none takes what another one that has
+/// begun still needs: a transfer has its descriptors with its thread.
+pub fn raise_descriptors(room: Room, slots: usize) -> Room {
+    let wanted = needed(room, slots);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
-        return max_connections;
+        return room;
     }
     let allowed = limit.maximum.unwrap_or(u64::MAX);
     let raised = Rlimit { current: Some(wanted.min(allowed)), maximum: limit.maximum };
     let result = setrlimit(Resource::Nofile, raised);
     let granted = if result.is_ok() { wanted.min(allowed) } else { limit.current.unwrap_or(wanted) };
-    let left = granted.saturating_sub(BESIDE_CONNECTIONS).max(granted / 2);
-    let connections = usize::try_from(left).unwrap_or(max_connections).min(max_connections);
-    if granted < wanted {
+    let given = divide(granted, room, slots);
+    if given != room {
         event!(
             Warn,
             "the limit of open descriptors is too low for MAX_CONNECTIONS; raise it (ulimit -n) or lower that",
             limit = granted,
             wanted = wanted,
-            connections = connections,
+            connections = given.connections,
+            uploads = given.uploads,
+            downloads = given.downloads,
         );
     }
-    connections
+    given
+}
+
+fn needed(room: Room, slots: usize) -> u64 {
+    let Room { connections, uploads, downloads } = room;
+    FIXED
+        + slots as u64 * PAYLOAD
+        + connections as u64
+        + uploads as u64 * UPLOAD
+        + downloads as u64 * DOWNLOAD
+}
+
+/// Transfers have what connections leave, but a quarter at the least.
+fn divide(granted: u64, room: Room, slots: usize) -> Room {
+    let left = granted.saturating_sub(FIXED + slots as u64 * PAYLOAD).max(granted / 4);
+    let least = |number: u64, most: usize| usize::try_from(number).unwrap_or(most).clamp(1, most.max(1));
+    let share = left.saturating_sub(room.connections as u64).max(left / 4);
+    let uploads = least(share / (UPLOAD + DOWNLOAD), room.uploads);
+    let downloads = least(share.saturating_sub(uploads as u64 * UPLOAD) / DOWNLOAD, room.downloads);
+    let transfers = uploads as u64 * UPLOAD + downloads as u64 * DOWNLOAD;
+    Room { connections: least(left.saturating_sub(transfers), room.connections), uploads, downloads }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { connections: 4096, uploads: 64, downloads: 512 };
+
+    #[test]
+    fn what_is_needed_is_enough_and_less_is_shared() {
+        for granted in [needed(ROOM, 4), 8192, 4096, 1024, 512] {
+            let given = divide(granted, ROOM, 4);
+            assert!(needed(given, 4) <= granted, "{granted}: {given:?}");
+            assert!(given.connections as u64 >= granted.min(8192) / 4, "{granted}: {given:?}");
+        }
+        assert_eq!(divide(0, ROOM, 4), Room { connections: 1, uploads: 1, downloads: 1 });
+    }
 }

@@ -67,7 +67,7 @@ impl<'c> Body<'c> {
 
     /// Who sends it.
     pub fn caller(&self) -> Caller<'_> {
-        Caller::new(&self.shared.watch, Some(self.wire.socket()))
+        Caller::new(&self.shared.threads.watch, Some(self.wire.socket()))
     }
 
     /// Its length, where the head tells it.
@@ -102,9 +102,9 @@ impl<'c> Body<'c> {
             }
         };
         let shared = self.shared;
-        let mut patience = Patience::new(&shared.watch, shared.limits.disk_timeout);
+        let mut patience = Patience::new(&shared.threads.watch, shared.limits.disk_timeout);
         let mut waiting = Some(run);
-        let mut start = || waiting.take().map(|run| shared.uploads.run(run));
+        let mut start = || waiting.take().map(|run| shared.threads.uploads.run(run));
         loop {
             if self.state == State::End {
                 // Known before there is anything to read: no room is made for it.

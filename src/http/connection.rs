@@ -196,7 +196,7 @@ impl Connection {
         without_body: bool,
     ) -> io::Result<Result<(), HttpError>> {
         let (mut writer, mut reader) = pipe(Some(FIRST_PIECE_BYTES));
-        let turn = self.shared.downloads.run(move || match (streamed.check)() {
+        let turn = self.shared.threads.downloads.run(move || match (streamed.check)() {
             Err(refused) => writer.fail(io::Error::other(refused)),
             Ok(()) if without_body => writer.finish(),
             Ok(()) => match (streamed.producer)(&mut writer) {
@@ -206,7 +206,7 @@ impl Connection {
         });
         self.wire.holds(Some(turn));
         let timeout = self.shared.limits.disk_timeout;
-        let mut patience = Patience::new(&self.shared.watch, timeout);
+        let mut patience = Patience::new(&self.shared.threads.watch, timeout);
         let mut message = head;
         let mut next = match reader.next_within(Some(&mut patience)) {
             Err(error) => {

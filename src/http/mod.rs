@@ -117,6 +117,31 @@ impl Listener {
     }
 }
 
+/// The threads that connections need beside their workers; cheap to clone.
+#[derive(Clone)]
+pub struct Threads {
+    watch: Watch,
+    /// Two pools, so that uploads that stand still do not keep results from being fetched.
+    uploads: Arc<Pool>,
+    downloads: Arc<Pool>,
+}
+
+impl Threads {
+    /// For so many transfers of each direction at once.
+    pub fn start(uploads: usize, downloads: usize) -> io::Result<Self> {
+        Ok(Self {
+            watch: Watch::start()?,
+            uploads: Arc::new(Pool::new(uploads)),
+            downloads: Arc::new(Pool::new(downloads)),
+        })
+    }
+
+    /// What ends waits by their time.
+    pub fn watch(&self) -> Watch {
+        self.watch.clone()
+    }
+}
+
 /// A running server; cheap to clone.
 #[derive(Clone)]
 pub struct Server {
@@ -127,10 +152,7 @@ pub struct Server {
 /// What all connections share.
 pub(crate) struct Shared {
     limits: Limits,
-    watch: Watch,
-    /// Two pools, so that uploads that stand still do not keep results from being fetched.
-    uploads: Arc<Pool>,
-    downloads: Arc<Pool>,
+    threads: Threads,
     connections: AtomicUsize,
     refusals: AtomicUsize,
     /// Connections that are read to their end after their last answer.
@@ -141,13 +163,11 @@ pub(crate) struct Shared {
 
 impl Server {
     /// Serves what the listener has taken from now on.
-    pub fn start(listener: Listener, limits: Limits, watch: Watch, service: impl Service) -> Self {
+    pub fn start(listener: Listener, limits: Limits, threads: Threads, service: impl Service) -> Self {
         let Listener { listener, address } = listener;
         let shared = Arc::new(Shared {
             limits,
-            watch,
-            uploads: Arc::default(),
-            downloads: Arc::default(),
+            threads,
             connections: AtomicUsize::new(0),
             refusals: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),

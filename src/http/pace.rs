@@ -52,12 +52,6 @@ pub(super) struct Pool {
     queue: Mutex<Queue>,
 }
 
-impl Default for Pool {
-    fn default() -> Self {
-        Self { disk: Disk::for_transfers(), queue: Mutex::default() }
-    }
-}
-
 #[derive(Default)]
 struct Queue {
     /// Since when the jobs that have no thread yet wait for one; the oldest is in front.
@@ -67,6 +61,11 @@ struct Queue {
 }
 
 impl Pool {
+    /// For so many transfers at once.
+    pub(super) fn new(most: usize) -> Self {
+        Self { disk: Disk::for_transfers(most), queue: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_slow_transfer_makes_way_only_for_one_that_waits_and_only_once() {
-        let pool = Arc::new(Pool::default());
+        let pool = Arc::new(Pool::new(64));
         let mut holders: Vec<(Turn, Sender<()>)> = (0..64).map(|_| held(&pool)).collect();
         while !holders.iter().all(|(turn, _)| turn.has_begun.load(Ordering::Relaxed)) {
             thread::yield_now();

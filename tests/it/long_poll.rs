@@ -133,7 +133,7 @@ fn a_stopping_client_answers_long_polls_before_it_goes() {
 #[test]
 fn a_caller_that_hangs_up_gives_its_connection_back_at_once() {
     let client = Client::with(&[("MAX_CONNECTIONS", "100"), ("KILL_GRACE", "0")]);
-    let id = client.run("exec sleep 1000");
+    let id = client.run("exec sleep 2000");
     client.retrieve_when(&id, |answer| answer.json("status").as_deref() == Some("Running"));
     let request = format!("GET /retrieve/{id}?wait=300 HTTP/1.1\r\nHost: a\r\n\r\n");
     // Twice as many as there may be connections.
@@ -166,7 +166,7 @@ fn a_caller_that_hangs_up_gives_its_connection_back_at_once() {
 #[test]
 fn a_caller_that_closes_its_own_side_is_answered_with_what_is_known() {
     let client = Client::with(&[("KILL_GRACE", "0")]);
-    let id = client.run("exec sleep 1000");
+    let id = client.run("exec sleep 2000");
     let mut poll = wire::connect(client.address);
     let request = format!("GET /retrieve/{id}?wait=300 HTTP/1.1\r\nHost: a\r\n\r\n");
     std::io::Write::write_all(&mut poll, request.as_bytes()).unwrap();

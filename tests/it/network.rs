@@ -550,3 +550,106 @@ fn an_upload_with_more_framing_than_content_costs_no_memory() {
     let grown = peak_kib(&client).saturating_sub(before);
     assert!(grown < 4 * 1024, "{grown} KiB for {} bytes", request.len());
 }
+
+// --- what the machine has
+
+/// Of how many connections, while all are open, each is answered.
+fn served(connections: &mut [TcpStream]) -> usize {
+    let mut count = 0;
+    for stream in connections {
+        // Those above all limits are closed at once: writing to one may fail.
+        let _ = stream.write_all(PING.as_bytes());
+        count += usize::from(try_read_answer(stream, false).is_ok_and(|answer| answer.status == 200));
+    }
+    count
+}
+
+#[test]
+fn a_small_address_space_has_fewer_connections_and_no_peer_can_end_the_client() {
+    let client = Client::through(&["prlimit", "--as=204800000"]);
+    let mut connections: Vec<TcpStream> = (0..1000).map(|_| connect(client.address)).collect();
+    let count = served(&mut connections);
+    assert!((50..1000).contains(&count), "{count} were served");
+    let mut inside = connections.swap_remove(0);
+    let body = wire::form(&[
+        ("run.sh", b"head -c 3000000 /dev/urandom > noise"),
+        ("large", &vec![b'x'; 10_000_000]),
+    ]);
+    let head = wire::submit_head(body.len()).replace("Connection: close\r\n", "");
+    inside.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+    let answer = read_answer(&mut inside, false);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let path = format!("/retrieve/{}", answer.json("id").unwrap());
+    wait_for("the result", || {
+        write!(inside, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        Some(read_answer(&mut inside, false)).filter(|answer| answer.status == 200)
+    });
+    // More than have a thread, and none reads.
+    for stream in connections.iter_mut().take(100) {
+        let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(ping(&mut inside).status, 200);
+    drop(connections);
+    wait_for("free places", || (client.get("/health").status == 200).then_some(()));
+    assert_eq!(client.result(&client.run("true")).status, 200);
+}
+
+/// Sixteen levels of directories stay open while an archive is made.
+#[test]
+fn downloads_have_their_descriptors_while_thousands_of_connections_are_idle() {
+    allow_descriptors(6000);
+    let client = Client::start();
+    let script = "d=.; for i in $(seq 20); do d=$d/d$i; mkdir $d; echo $i > $d/f; head -c 1000000 /dev/urandom > $d/noise; done";
+    let id = client.run(script);
+    let entries = client.result(&id).files().len();
+    assert!(entries > 60, "{entries}");
+    let before = settled_descriptors(&client);
+    let mut idle: Vec<TcpStream> = (0..4000).map(|_| connect(client.address)).collect();
+    assert_eq!(served(&mut idle), 4000);
+    let mut readers: Vec<TcpStream> = (0..80).map(|_| connect(client.address)).collect();
+    for stream in &mut readers {
+        write!(stream, "GET /retrieve/{id} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    }
+    // All are sent to at once, though none reads on, and another one does not wait for them.
+    for stream in &mut readers {
+        stream.peek(&mut [0]).unwrap();
+    }
+    let small = client.run("true");
+    assert_eq!(client.result(&small).status, 200);
+    for stream in readers {
+        let answer = read_answer(&mut &stream, false);
+        assert_eq!(answer.files().len(), entries);
+    }
+    drop(idle);
+    wait_for("the descriptors", || (descriptors(&client) <= before).then_some(()));
+    client.must_be_well_and_empty("many downloads");
+}
+
+/// How often the threads of a client have gone to sleep.
+fn sleeps(client: &Client) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", client.pid())).unwrap().flatten();
+    let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let lines = texts.map(|text| text.lines().find(|line| line.starts_with("voluntary")).map(str::to_owned));
+    lines.flatten().map(|line| line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn answered_requests_and_polls_leave_no_timer_behind() {
+    let client = Client::start();
+    let id = client.run("true");
+    client.result(&id);
+    client.get("/health");
+    let before = resident_kib(&client);
+    for _ in 0..1000 {
+        let poll = client.run("true");
+        assert_eq!(client.get(&format!("/retrieve/{poll}?wait=60")).status, 200);
+    }
+    // Threads that have nothing to do any more end in their time.
+    thread::sleep(Duration::from_secs(6));
+    let asleep = sleeps(&client);
+    thread::sleep(Duration::from_secs(3));
+    let woken = sleeps(&client) - asleep;
+    assert!(woken < 90, "woken {woken} times in 3 s with nothing to do");
+    assert!(resident_kib(&client) < before + 16 * 1024, "{} KiB, {before} before", resident_kib(&client));
+}
