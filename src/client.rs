@@ -72,6 +72,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
     // has left is as it was.
     let address = SocketAddr::new(settings.host, settings.port);
+    http::try_threads().map_err(|error| system("cannot start the workers", &error))?;
     let listener = Listener::bind(address)
         .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
     let data_path = DataPath::open(settings.data_path.as_deref())
@@ -172,7 +173,13 @@ fn tell_ignored(settings: &Settings) {
 }
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
-    StartError::System(format!("{what}: {error}"))
+    let hint = match error.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            "; raise the limit of processes, which counts threads (ulimit -u, TasksMax, the container's pids limit)"
+        }
+        _ => "",
+    };
+    StartError::System(format!("{what}: {error}{hint}"))
 }
 
 fn http_limits(settings: &Settings, max_connections: usize) -> http::Limits {

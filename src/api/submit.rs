@@ -244,6 +244,7 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
         }
         (Kind::Sender | Kind::Interrupted, _) => HttpError::new(400, error.code(), sentence(error)),
         (Kind::NoSpace, _) => HttpError::new(507, error.code(), sentence(error)).retry_after(RETRY_AFTER_S),
+        (Kind::TooLarge, _) => HttpError::new(413, error.code(), sentence(error)),
         (Kind::Disk, _) if error.is_out_of_descriptors() => no_descriptors(),
         (Kind::Disk, _) => HttpError::new(500, error.code(), sentence(error)),
     };
@@ -251,7 +252,7 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
         Kind::Sender | Kind::Interrupted => {
             event!(Warn, "upload refused", status = told.status, reason = error.to_string(), cause = cause);
         }
-        Kind::NoSpace | Kind::Disk => {
+        Kind::NoSpace | Kind::TooLarge | Kind::Disk => {
             event!(Error, "upload failed", status = told.status, reason = error.to_string(), cause = cause);
         }
     }

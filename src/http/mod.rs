@@ -17,8 +17,8 @@ mod wire;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as ProbeListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,6 +99,26 @@ pub struct Request<'r, 'c> {
 pub trait Service: Send + Sync + 'static {
     /// The answer to one request.
     fn call(&self, request: Request<'_, '_>) -> Response;
+}
+
+/// Whether the system gives the threads that [`Listener::bind`] starts: workers and a timer. The crate of the coroutines starts them
+/// where nobody could be told that there are none.
+pub fn try_threads() -> io::Result<()> {
+    let (hold, end) = mpsc::channel::<()>();
+    let end = Arc::new(Mutex::new(end));
+    let threads: Vec<_> = (0..=may::config().get_workers())
+        .map(|_| {
+            let end = Arc::clone(&end);
+            // All are there at once: each ends when the channel is closed.
+            thread::Builder::new().spawn(move || drop(end.lock().map(|end| end.recv())))
+        })
+        .collect();
+    drop(hold);
+    for thread in threads {
+        // It cannot have panicked.
+        let _ = thread?.join();
+    }
+    Ok(())
 }
 
 /// An address that is taken, and not served yet: peers wait in its queue.

@@ -23,6 +23,8 @@ pub enum Kind {
     Interrupted,
     /// The disk is full, or a quota is used up.
     NoSpace,
+    /// A file is larger than this process may write.
+    TooLarge,
     /// The disk failed in another way.
     Disk,
 }
@@ -128,6 +130,16 @@ pub enum UploadError {
         /// The disk's error.
         source: io::Error,
     },
+    /// A file is larger than this process may write, or than the file system can hold.
+    #[error(
+        "{what} is larger than a file may be here (ulimit -f where the client is started, or the file system); raise that, or send smaller files"
+    )]
+    TooLarge {
+        /// What was written.
+        what: String,
+        /// The disk's error.
+        source: io::Error,
+    },
     /// The disk failed in another way.
     #[error(
         "{what} could not be written on this host, and the cause is in the log of its client; send it again later, or elsewhere"
@@ -151,7 +163,11 @@ pub enum UploadError {
 impl UploadError {
     /// A failed disk operation on `what`.
     pub(super) fn disk(what: String, source: io::Error) -> Self {
-        if is_full(&source) { Self::NoSpace { what, source } } else { Self::Disk { what, source } }
+        match source.kind() {
+            _ if is_full(&source) => Self::NoSpace { what, source },
+            io::ErrorKind::FileTooLarge => Self::TooLarge { what, source },
+            _ => Self::Disk { what, source },
+        }
     }
 
     /// Whose fault it was.
@@ -159,6 +175,7 @@ impl UploadError {
         match self {
             Self::ReadBody { .. } => Kind::Interrupted,
             Self::NoSpace { .. } => Kind::NoSpace,
+            Self::TooLarge { .. } => Kind::TooLarge,
             Self::Disk { .. } => Kind::Disk,
             Self::RemoveDirectory { after, .. } => after.kind(),
             Self::Truncated { .. }
@@ -196,6 +213,7 @@ impl UploadError {
             Self::InTheWay { .. } => "path_conflict",
             Self::NoFiles { .. } => "no_files",
             Self::NoSpace { .. } => "no_space",
+            Self::TooLarge { .. } => "file_too_large",
             Self::Disk { .. } => "disk_error",
             Self::RemoveDirectory { after, .. } => after.code(),
         }
@@ -224,6 +242,7 @@ mod tests {
         for (errno, kind) in [
             (Errno::NOSPC, Kind::NoSpace),
             (Errno::DQUOT, Kind::NoSpace),
+            (Errno::FBIG, Kind::TooLarge),
             (Errno::IO, Kind::Disk),
             (Errno::ROFS, Kind::Disk),
             (Errno::MFILE, Kind::Disk),

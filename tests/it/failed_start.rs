@@ -164,6 +164,9 @@ fn a_start_without_threads_leaves_the_queue_as_it_was() {
             return;
         }
         assert!(before == queue.state(), "something has changed with {threads}: {told}");
+        for words in ["panicked", "please report", "failed to spawn"] {
+            assert!(!told.contains(words), "{threads}: {told}");
+        }
     }
     panic!("it never started");
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::client::{Client, binary, copy_program, place, wait_for};
+use crate::wire::{call, form, submit_form};
 
 const UNTIL_GO: &str = "#!/bin/sh\necho > there\nwhile ! [ -e go ]; do sleep 0.02; done\n";
 const BEGUN: &str = "payloads cannot be started now, and wait";
@@ -30,6 +31,20 @@ fn as_another(home: &Path, settings: &[(&str, &str)]) -> Option<Client> {
     command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
     command.envs(settings.iter().copied()).current_dir(home);
     Some(Client::spawn(command, &data))
+}
+
+/// Bounds the processes of such a client. `None` where that cannot be done, which the output tells.
+fn may_have(client: &Client, processes: u32) -> Option<()> {
+    // As its own user: another one needs a privilege, root included.
+    let mut command = Command::new("setpriv");
+    command.args(ANOTHER).args(["prlimit", "--pid"]);
+    command.arg(client.pid().to_string()).arg(format!("--nproc={processes}:"));
+    let output = command.output();
+    let is_done = output.as_ref().is_ok_and(|output| output.status.success());
+    if !is_done {
+        println!("skipped: no prlimit(1) here: {output:?}");
+    }
+    is_done.then_some(())
 }
 
 /// The one reason is told, once, and all payloads are as they were.
@@ -105,23 +120,15 @@ fn payloads_wait_while_no_process_can_be_had() {
     let running = client.run(UNTIL_GO);
     let there = client.wait_for_file(&running, "there");
     let waiting: Vec<String> = (0..50).map(|_| client.run("exit 0")).collect();
-    let may_have = |processes: &str| {
-        let pid = client.pid().to_string();
-        let limit = format!("--nproc={processes}:");
-        // As that user: the superuser of a container may not.
-        Command::new("setpriv").args(ANOTHER).args(["prlimit", "--pid", &pid, &limit]).status()
-    };
-    if !may_have("1").is_ok_and(|end| end.success()) {
-        return println!("skipped: no prlimit(1) here");
-    }
+    let Some(()) = may_have(&client, 1) else { return };
     fs::write(there.with_file_name("go"), "").unwrap();
     must_wait(&client, &waiting, "gives no new process");
-    assert!(may_have("5000").unwrap().success());
+    may_have(&client, 5000).unwrap();
     must_go_on(&client, &waiting);
 }
 
 #[test]
-fn a_payload_that_waits_for_its_host_can_be_killed_and_the_next_life_runs_the_others() {
+fn what_waits_for_its_host_is_run_by_the_next_life_if_this_one_ends() {
     let (home, data) = place();
     let client = Client::at(&data, &[("MAX_JOBS", "1")]);
     let running = client.run(UNTIL_GO);
@@ -163,5 +170,54 @@ fn no_result_is_told_to_be_gone_while_the_data_path_is_closed_or_away() {
         must_be_503("away");
         fs::rename(&away, &client.data).unwrap();
         assert_eq!(client.result(&id).file(".orchestrator.exit").trim(), "0");
+    }
+}
+
+/// As root, who may raise it again; the kernel ends a process with SIGXFSZ for a write beyond the limit.
+#[test]
+fn an_upload_beyond_the_limit_of_file_sizes_is_refused_and_ends_nothing() {
+    let client = Client::through(&["bash", "-c", "ulimit -f 1000; exec \"$@\"", "bash"]);
+    let running = client.run(UNTIL_GO);
+    let there = client.wait_for_file(&running, "there");
+    for _ in 0..3 {
+        let large = form(&[("run.sh", b"exit 0"), ("large", &vec![b'x'; 3_000_000])]);
+        let refused = submit_form(client.address, &large);
+        assert_eq!(
+            (refused.status, refused.error(refused.status).as_str()),
+            (413, "file_too_large"),
+            "{}",
+            refused.text()
+        );
+        assert!(refused.text().contains("ulimit -f"), "{}", refused.text());
+    }
+    fs::write(there.with_file_name("go"), "").unwrap();
+    client.result(&running).file("there");
+    // A payload has the signal as it was.
+    let ended = client.ended(&client.run("#!/bin/sh\nexec head -c 3000000 /dev/zero > large\n"));
+    assert_eq!(ended.json("signal").as_deref(), Some("25"), "{}", ended.text());
+    client.must_be_well_and_empty("uploads beyond the limit");
+}
+
+#[test]
+fn downloads_asked_for_while_no_thread_can_be_had_are_answered_when_one_can_be() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(client) = as_another(home.path(), &[]) else { return };
+    let id = client.run("echo result > made");
+    client.result(&id);
+    // Until the threads of the download before have ended.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let Some(()) = may_have(&client, 1) else { return };
+    let address = client.address;
+    let path = format!("/retrieve/{id}");
+    let downloads: Vec<_> = (0..3)
+        .map(|_| {
+            let path = path.clone();
+            std::thread::spawn(move || call(address, "GET", &path))
+        })
+        .collect();
+    client.wait_for_log("cannot start a disk thread");
+    may_have(&client, 5000).unwrap();
+    for download in downloads {
+        assert_eq!(download.join().unwrap().file("made"), "result\n");
     }
 }
