@@ -23,9 +23,6 @@ pub enum HeaderFault {
     /// The part has no such header, or one without a type.
     #[error("is missing or empty")]
     Missing,
-    /// Which of the two counts is anyone's guess.
-    #[error("is there twice")]
-    Twice,
     /// A type that a form has no use for.
     #[error("is not of type form-data")]
     NotFormData,

@@ -11,7 +11,7 @@ use super::parts::LayoutFault;
 use crate::data::disk_error::{self, is_full};
 
 /// How much of the body may stand before the first boundary, and between a boundary and the end of its part's headers.
-/// All of it is held.
+/// multer buffers all of it and searches it anew with each piece.
 pub(super) const HEAD_LIMIT_BYTES: usize = 16 * 1024;
 
 /// Whose fault a failed upload was, which is all a caller needs to choose its answer.
@@ -47,9 +47,7 @@ pub enum UploadError {
         part: u64,
     },
     /// The body is not laid out as multipart.
-    #[error(
-        "part {part} {fault}; send a boundary line, then headers, then an empty line, with CRLF line ends, as RFC 7578 wants it"
-    )]
+    #[error("part {part}: {fault}")]
     Layout {
         /// The part.
         part: u64,

@@ -22,7 +22,7 @@ use crate::data::remove::remove_tree;
 pub use boundary::{BoundaryError, boundary};
 pub use error::{Kind, UploadError};
 
-use disposition::{Disposition, HeaderFault};
+use disposition::Disposition;
 use error::shown;
 use parts::{Part, Parts};
 use tree::{NotCreated, Tree};
@@ -71,17 +71,17 @@ fn fill(
     let tree = Tree::open(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
     let mut parts = Parts::new(body, boundary);
     let mut received = Received { files: 0, bytes: 0, fields: 0 };
-    while let Some(part) = parts.next()? {
+    while let Some(mut part) = parts.next()? {
         let path = path_of(&part)?;
-        let first = parts.piece()?;
+        let first = parts.piece(&mut part)?;
         // A browser sends a file field that was left empty as a file without name and content.
         let Some(path) = path.filter(|path| first.is_some() || !path.is_empty()) else {
-            while parts.piece()?.is_some() {}
+            while parts.piece(&mut part)?.is_some() {}
             received.fields += 1;
             continue;
         };
         check(&part, &path)?;
-        received.bytes += write(&mut parts, &part, first, &tree, &path)?;
+        received.bytes += write(&mut parts, &mut part, first, &tree, &path)?;
         received.files += 1;
     }
     parts.finish()?;
@@ -93,11 +93,12 @@ fn fill(
 
 /// The path of a part's file; `None` for a part without a file name, which is a plain form field and not ours.
 fn path_of(part: &Part) -> Result<Option<String>, UploadError> {
-    let mut headers = part.headers("content-disposition");
-    let header = headers.next().unwrap_or_default();
-    let parsed = if headers.next().is_some() { Err(HeaderFault::Twice) } else { Disposition::parse(header) };
-    let disposition =
-        parsed.map_err(|fault| UploadError::Header { part: part.number, header: shown(header), fault })?;
+    let header = part.header("content-disposition").unwrap_or_default();
+    let disposition = Disposition::parse(header).map_err(|fault| UploadError::Header {
+        part: part.number,
+        header: shown(header),
+        fault,
+    })?;
     Ok(part_path::choose(&disposition).map(str::to_owned))
 }
 
@@ -111,7 +112,7 @@ fn check(part: &Part, path: &str) -> Result<(), UploadError> {
     for (header, name, harmless) in ENCODINGS {
         let is_other =
             |value: &&[u8]| !harmless.iter().any(|word| value.eq_ignore_ascii_case(word.as_bytes()));
-        if let Some(value) = part.headers(header).find(is_other) {
+        if let Some(value) = part.header(header).filter(is_other) {
             return Err(UploadError::Encoded { part: part.number, header: name, value: shown(value) });
         }
     }
@@ -121,7 +122,7 @@ fn check(part: &Part, path: &str) -> Result<(), UploadError> {
 /// Writes one part's content to its file and gives the length.
 fn write<B>(
     parts: &mut Parts<B>,
-    part: &Part,
+    part: &mut Part,
     first: Option<Bytes>,
     tree: &Tree,
     path: &str,
@@ -146,7 +147,7 @@ where
     while let Some(piece) = next {
         file.write(&piece).map_err(failed)?;
         length += piece.len() as u64;
-        next = parts.piece()?;
+        next = parts.piece(part)?;
     }
     file.finish().map_err(failed)?;
     Ok(length)

@@ -118,7 +118,7 @@ fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
 }
 
 /// RFC 9110 section 5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
+fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

@@ -1,185 +1,172 @@
-//! Cuts a multipart body into its parts: blocking calls that give part after part, and a part's content piece by piece, as it
-//! came, without a copy. Bounded is what has to be held: the head of a part. Knows neither names nor files.
-//!
-//! The layout is that of RFC 2046, section 5.1.1: CRLF, two dashes and the boundary end a part, wherever they stand, and what is
-//! before the first of them means nothing.
+//! Drives multer without an async runtime: blocking calls that give part after part, and a part's content piece by piece.
+//! Bounds what multer itself does not: how far it reads ahead, and how long it looks for a boundary or the end of headers.
+//! Knows neither names nor files.
 
+use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf as _, Bytes};
-use memchr::memmem::Finder;
+use bytes::Bytes;
+use futures_core::Stream;
+use multer::{Field, Multipart};
 use thiserror::Error;
 
 use super::error::{HEAD_LIMIT_BYTES, UploadError};
-use super::params::is_token;
+
+/// A piece of the body that is larger goes to multer, which copies it, in several. Memory is bounded whatever `body` gives.
+const PIECE_LIMIT_BYTES: usize = 256 * 1024;
 
 /// A body, as the parts that it consists of.
 pub(super) struct Parts<B> {
-    body: B,
-    /// The body gave `None`; it is not asked again.
-    ended: bool,
-    /// What has come and is not used yet.
-    rest: Bytes,
-    /// CRLF, two dashes and the boundary.
-    delimiter: Finder<'static>,
+    multipart: Multipart<'static>,
+    feed: Feed<B>,
     number: u64,
 }
 
-/// The head of a part.
-#[derive(Debug)]
+/// One part. It must be read to its end and dropped before the next one is asked for; multer has one at a time.
 pub(super) struct Part {
     /// Counted from 1.
     pub number: u64,
-    /// Names in lower case, and values.
-    headers: Vec<(String, Vec<u8>)>,
+    field: Field<'static>,
 }
 
-/// How a body is not laid out as multipart; reads on from "part 3".
+/// How a body is not laid out as multipart; reads on from "part 3:".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LayoutFault {
-    /// Line ends that are not CRLF, most often, or a boundary that begins like the right one.
-    #[error("has something else than a line end (CRLF) behind its boundary")]
-    BehindBoundary,
-    /// Most often a head that is not there.
-    #[error("has a line without a colon among its headers; an empty line ends them")]
-    NoHeader,
-    /// A name of other characters than RFC 9110, section 5.6.2, has.
-    #[error("has a header whose name is none")]
-    HeaderName,
-    /// A line that starts with a space goes on with the one before.
-    #[error("begins its headers with a line that goes on with nothing")]
-    Folded,
+    /// What a terminal would act on, and a ZIP would carry on.
+    #[error("a header has a control character, most likely in its file name; rename the file")]
+    ControlCharacter,
+    /// A header in several lines is none: RFC 9112 made folding obsolete, and no sender of forms is known to fold.
+    #[error("a line among the headers is none, such as a header in two lines, or a line end in a file name")]
+    HeaderLine,
+    /// All else.
+    #[error(
+        "it is not laid out as RFC 7578 wants it; send a boundary line, then headers, then an empty line, with CRLF line ends"
+    )]
+    Other,
 }
 
 impl Part {
-    /// The values of the headers of that name, which is in lower case.
-    pub fn headers<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.iter().filter(move |header| header.0 == name).map(|header| header.1.as_slice())
+    /// The value of the header of that name, which is in lower case; of several, the last one's.
+    pub fn header(&self, name: &str) -> Option<&[u8]> {
+        self.field.headers().get(name).map(AsRef::as_ref)
     }
 }
 
 impl<B: Iterator<Item = io::Result<Bytes>>> Parts<B> {
     /// Nothing is read yet.
     pub fn new(body: B, boundary: &str) -> Self {
+        let slot = Slot::default();
         Self {
-            body,
-            ended: false,
-            // As if a line had ended before the body: the first boundary may stand at its beginning.
-            rest: Bytes::from_static(b"\r\n"),
-            delimiter: Finder::new(&format!("\r\n--{boundary}")).into_owned(),
+            multipart: Multipart::new(Source(slot.clone()), boundary),
+            feed: Feed { body, slot, held: Bytes::new(), ended: false },
             number: 0,
         }
     }
 
-    /// The next part; `None` after the final boundary. What is left of the part before is passed over, and counts as this one's
-    /// head.
+    /// The next part; `None` after the final boundary. The part before must have been read to its end: what is left of it
+    /// would count as this one's head.
     pub fn next(&mut self) -> Result<Option<Part>, UploadError> {
         self.number += 1;
         let mut left = HEAD_LIMIT_BYTES;
-        while let Some(passed_over) = self.piece()? {
-            left =
-                left.checked_sub(passed_over.len()).ok_or(UploadError::HeadTooLong { part: self.number })?;
+        loop {
+            match self.multipart.poll_next_field(&mut context()) {
+                Poll::Ready(Ok(None)) => return Ok(None),
+                Poll::Ready(Ok(Some(field))) => return self.part(field).map(Some),
+                Poll::Ready(Err(error)) => return Err(self.explain(&error)),
+                Poll::Pending if left == 0 => {
+                    return Err(UploadError::HeadTooLong { part: self.number });
+                }
+                // No more than the limit allows, however large the pieces are. What came whole with the end of the part before
+                // is not counted, so that near the limit the cuts decide.
+                Poll::Pending => left -= self.feed.give(left, self.number)?,
+            }
         }
-        self.rest.advance(self.delimiter.needle().len());
-        match self.byte(&mut left)? {
-            b'-' if self.byte(&mut left)? == b'-' => return Ok(None),
-            first => self.pass_padding(first, &mut left)?,
-        }
-        Ok(Some(Part { number: self.number, headers: self.head(&mut left)? }))
     }
 
     /// The next piece of a part's content, never empty; `None` at its end.
-    pub fn piece(&mut self) -> Result<Option<Bytes>, UploadError> {
+    pub fn piece(&mut self, part: &mut Part) -> Result<Option<Bytes>, UploadError> {
         loop {
-            let end = self.delimiter.find(&self.rest);
-            let length = end.unwrap_or_else(|| self.rest.len() - self.begun_delimiter());
-            match end {
-                Some(0) => return Ok(None),
-                _ if length > 0 => return Ok(Some(self.rest.split_to(length))),
-                _ => self.read()?,
+            match Pin::new(&mut part.field).poll_next(&mut context()) {
+                Poll::Ready(None) => return Ok(None),
+                Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+                Poll::Ready(Some(Ok(piece))) => return Ok(Some(piece)),
+                Poll::Ready(Some(Err(error))) => return Err(self.explain(&error)),
+                Poll::Pending => {
+                    self.feed.give(PIECE_LIMIT_BYTES, self.number)?;
+                }
             }
         }
     }
 
     /// Reads the epilogue (RFC 2046 section 5.1.1), which means nothing, but stands before the connection's next request.
     pub fn finish(mut self) -> Result<(), UploadError> {
-        while self.take()?.is_some() {}
+        while self.feed.take()?.is_some() {}
         Ok(())
     }
 
-    /// How many bytes at the end of what is here may be the beginning of a delimiter.
-    fn begun_delimiter(&self) -> usize {
-        let needle = self.delimiter.needle();
-        let mut lengths = (1..needle.len()).rev();
-        lengths.find(|length| self.rest.ends_with(needle.get(..*length).unwrap_or_default())).unwrap_or(0)
-    }
-
-    /// Between a boundary and the end of its line there may be spaces and tabs.
-    fn pass_padding(&mut self, first: u8, left: &mut usize) -> Result<(), UploadError> {
-        let mut byte = first;
-        while matches!(byte, b' ' | b'\t') {
-            byte = self.byte(left)?;
+    fn part(&self, field: Field<'static>) -> Result<Part, UploadError> {
+        // `next` bounds what it fed; headers that came whole with the end of the part before are bounded here.
+        let headers = field.headers().iter();
+        let length: usize = headers.map(|(name, value)| name.as_str().len() + value.len()).sum();
+        if length > HEAD_LIMIT_BYTES {
+            return Err(UploadError::HeadTooLong { part: self.number });
         }
-        if byte == b'\r' && self.byte(left)? == b'\n' {
-            Ok(())
-        } else {
-            Err(self.layout(LayoutFault::BehindBoundary))
-        }
+        Ok(Part { number: self.number, field })
     }
 
-    /// The headers up to the empty line.
-    fn head(&mut self, left: &mut usize) -> Result<Vec<(String, Vec<u8>)>, UploadError> {
-        let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
-        loop {
-            let line = self.line(left)?;
-            match line.first() {
-                None => return Ok(headers),
-                // RFC 5322, section 2.2.3: the line goes on, and its end and the space before it mean one space.
-                Some(b' ' | b'\t') => {
-                    let (_, value) = headers.last_mut().ok_or_else(|| self.layout(LayoutFault::Folded))?;
-                    value.push(b' ');
-                    value.extend_from_slice(line.trim_ascii());
-                }
-                Some(_) => {
-                    let (name, value) = split_header(&line).map_err(|fault| self.layout(fault))?;
-                    headers.push((name, value.to_vec()));
-                }
-            }
-        }
-    }
-
-    /// A line without its CRLF.
-    fn line(&mut self, left: &mut usize) -> Result<Vec<u8>, UploadError> {
-        let mut line = Vec::new();
-        while !line.ends_with(b"\r\n") {
-            line.push(self.byte(left)?);
-        }
-        line.truncate(line.len() - 2);
-        Ok(line)
-    }
-
-    fn byte(&mut self, left: &mut usize) -> Result<u8, UploadError> {
-        *left = left.checked_sub(1).ok_or(UploadError::HeadTooLong { part: self.number })?;
-        while self.rest.is_empty() {
-            self.read()?;
-        }
-        Ok(self.rest.get_u8())
-    }
-
-    fn layout(&self, fault: LayoutFault) -> UploadError {
-        UploadError::Layout { part: self.number, fault }
-    }
-
-    /// Puts more of the body behind what is here, which is the beginning of a delimiter at the most.
-    fn read(&mut self) -> Result<(), UploadError> {
-        let Some(piece) = self.take()? else {
-            return Err(UploadError::Truncated { part: self.number });
+    /// multer has one error for a body that ended too early and for one that is wrong; a sender needs to know which it was.
+    fn explain(&self, source: &multer::Error) -> UploadError {
+        let part = self.number;
+        let fault = match source {
+            multer::Error::IncompleteFieldData { .. } => return UploadError::Truncated { part },
+            multer::Error::IncompleteStream if self.feed.ended => return UploadError::Truncated { part },
+            multer::Error::ReadHeaderFailed(httparse::Error::HeaderValue) => LayoutFault::ControlCharacter,
+            multer::Error::ReadHeaderFailed(_) => LayoutFault::HeaderLine,
+            _ => LayoutFault::Other,
         };
-        self.rest = if self.rest.is_empty() { piece } else { [&*self.rest, &*piece].concat().into() };
-        Ok(())
+        UploadError::Layout { part, fault }
+    }
+}
+
+/// Hands the body to multer, a piece at a time and only when multer has done all it can without another.
+///
+/// multer polls its stream on every call, until that is pending, and keeps what it gets. A stream that just gave a piece per
+/// poll would give one for each small part, and most of the body would end up in multer's buffer.
+struct Feed<B> {
+    body: B,
+    slot: Slot,
+    /// What was too much of the last piece.
+    held: Bytes,
+    /// The body gave `None`; it is not asked again.
+    ended: bool,
+}
+
+impl<B: Iterator<Item = io::Result<Bytes>>> Feed<B> {
+    /// Lets multer see up to `limit` more bytes, or the end of the body. Gives their number.
+    fn give(&mut self, limit: usize, part: u64) -> Result<usize, UploadError> {
+        // multer has seen the end and still wants more. It does not do that; if it did, this would be an endless loop.
+        if self.ended {
+            return Err(UploadError::Truncated { part });
+        }
+        let Some(mut piece) = self.take()? else {
+            self.slot.lock().ended = true;
+            return Ok(0);
+        };
+        if piece.len() > limit {
+            self.held = piece.split_off(limit);
+        }
+        let length = piece.len();
+        self.slot.lock().piece = Some(piece);
+        Ok(length)
     }
 
     fn take(&mut self) -> Result<Option<Bytes>, UploadError> {
+        if !self.held.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.held)));
+        }
         if self.ended {
             return Ok(None);
         }
@@ -190,69 +177,65 @@ impl<B: Iterator<Item = io::Result<Bytes>>> Parts<B> {
     }
 }
 
-/// Name, in lower case, and value.
-fn split_header(line: &[u8]) -> Result<(String, &[u8]), LayoutFault> {
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(LayoutFault::NoHeader)?;
-    let (name, value) = line.split_at(colon);
-    let name = name.trim_ascii_end();
-    if name.is_empty() || !name.iter().all(|byte| is_token(*byte)) {
-        return Err(LayoutFault::HeaderName);
+/// Where `Feed` puts a piece for `Source`. multer wants its stream `Send`, which a `RefCell` is not; the lock is never waited
+/// for, as both ends are on one thread.
+#[derive(Clone, Default)]
+struct Slot(Arc<Mutex<Next>>);
+
+#[derive(Default)]
+struct Next {
+    piece: Option<Bytes>,
+    ended: bool,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Next> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-    Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
+}
+
+/// multer's end of the slot. Its errors stay on `Feed`'s end.
+struct Source(Slot);
+
+impl Stream for Source {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut next = self.0.lock();
+        match next.piece.take() {
+            Some(piece) => Poll::Ready(Some(Ok(piece))),
+            None if next.ended => Poll::Ready(None),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Nobody is to be woken: what is pending is fed and polled again by the same thread.
+fn context() -> Context<'static> {
+    Context::from_waker(Waker::noop())
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::iter;
+
     use super::*;
-    use crate::upload::testing::{BOUNDARY, form, named, pieces};
+    use crate::upload::testing::{BOUNDARY, form, named};
 
     #[test]
-    fn content_comes_out_as_it_came_in() {
-        let content = vec![b'x'; 300_000];
-        let body = form(&[(&named("a"), &content)]);
-        let mut parts = Parts::new(pieces(&body, 100_000), BOUNDARY);
-        parts.next().unwrap().unwrap();
-        let mut lengths = Vec::new();
-        while let Some(piece) = parts.piece().unwrap() {
-            lengths.push(piece.len());
+    fn a_huge_piece_of_the_body_comes_out_in_bounded_ones() {
+        let content = vec![b'x'; 3 * PIECE_LIMIT_BYTES];
+        let body = Bytes::from(form(&[(&named("a"), &content)]));
+        let mut parts = Parts::new(iter::once(Ok(body)), BOUNDARY);
+        let mut part = parts.next().unwrap().unwrap();
+        let mut length = 0;
+        while let Some(piece) = parts.piece(&mut part).unwrap() {
+            assert!(!piece.is_empty());
+            // What multer held back for a boundary may come on top.
+            assert!(piece.len() <= PIECE_LIMIT_BYTES + BOUNDARY.len() + 4);
+            length += piece.len();
         }
-        assert_eq!((lengths.len(), lengths.iter().sum::<usize>()), (4, content.len()));
-    }
-
-    #[test]
-    fn headers_may_be_folded_and_come_twice() {
-        let body = format!(
-            "--{BOUNDARY}\r\nA: one\r\n \t two\r\n\tthree\r\na :four\r\nB:\r\n\r\n\r\n--{BOUNDARY}--"
-        );
-        for piece_bytes in [1, 7, 1000] {
-            let mut parts = Parts::new(pieces(body.as_bytes(), piece_bytes), BOUNDARY);
-            let part = parts.next().unwrap().unwrap();
-            assert_eq!(part.headers("a").collect::<Vec<_>>(), [&b"one two three"[..], b"four"]);
-            assert_eq!(part.headers("b").collect::<Vec<_>>(), [b""]);
-            assert_eq!(part.headers("c").next(), None);
-            assert!(parts.next().unwrap().is_none());
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_with_the_layout_is_told() {
-        for (behind, fault) in [
-            ("???", LayoutFault::BehindBoundary),
-            ("\n\n", LayoutFault::BehindBoundary),
-            ("-\r\n", LayoutFault::BehindBoundary),
-            ("\r\nno header\r\n\r\n", LayoutFault::NoHeader),
-            ("\r\n: x\r\n\r\n", LayoutFault::HeaderName),
-            ("\r\na b: x\r\n\r\n", LayoutFault::HeaderName),
-            ("\r\n x: y\r\n\r\n", LayoutFault::Folded),
-        ] {
-            let body = format!("--{BOUNDARY}{behind}");
-            let error = Parts::new(pieces(body.as_bytes(), 3), BOUNDARY).next().unwrap_err();
-            assert!(
-                matches!(error, UploadError::Layout { part: 1, fault: found } if found == fault),
-                "{behind:?}"
-            );
-        }
+        assert_eq!(length, content.len());
     }
 }
