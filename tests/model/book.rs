@@ -114,6 +114,8 @@ pub struct Book {
     troubles: Vec<Span>,
     /// Ends of the client without a word.
     pub crashes: usize,
+    /// Lives that came to nothing: their start failed.
+    pub stillborn: BTreeSet<u32>,
     pub counts: BTreeMap<String, usize>,
     pub violations: Vec<String>,
 }
@@ -130,6 +132,7 @@ impl Book {
             refused: BTreeSet::new(),
             troubles: Vec::new(),
             crashes: 0,
+            stillborn: BTreeSet::new(),
             counts: BTreeMap::new(),
             violations: Vec::new(),
         }
@@ -368,6 +371,7 @@ impl Book {
             let entry = &self.entries[index];
             entry.kill_asked || self.was(&[Trouble::Stop], entry.submitted)
         };
+        let may_wait_again = self.may_refuse(self.entries[index].submitted);
         let entry = &mut self.entries[index];
         // Only what was answered before this was asked is before it.
         let is_before = |at: Option<Instant>| at.is_some_and(|at| at < asked);
@@ -379,7 +383,10 @@ impl Book {
                 return Err("had ended".to_owned());
             }
             Look::Prepared | Look::Running if was_killed => return Err("was killed".to_owned()),
-            Look::Prepared if is_before(entry.running) => return Err("ran, and now waits".to_owned()),
+            // The host may have refused what the start takes: then it waits again, and has not run.
+            Look::Prepared if is_before(entry.running) && !may_wait_again => {
+                return Err("ran, and now waits".to_owned());
+            }
             Look::Killed if !may_be_killed => return Err("was killed by nobody".to_owned()),
             Look::End(_) if was_cleaned => return Err("was cleaned away".to_owned()),
             Look::Cleaned if is_before(entry.gone) => return Err("was unknown".to_owned()),
@@ -521,7 +528,8 @@ impl Book {
                     say("has not run as it says");
                 }
                 Some("Failed: client restarted") => {
-                    cut += 1;
+                    // Its end may not have been noted although its slot was free; a start that has not begun has its slot.
+                    cut += usize::from(starts == 0);
                     // It was cut off at the end of the life that started it. Later kills found it ended.
                     let started = told.starts.first().map(|start| start.0);
                     if entry.kill.is_some_and(|kill| started.is_some_and(|life| kill.life <= life)) {
@@ -533,6 +541,9 @@ impl Book {
             }
             if is_never_run && starts > 0 {
                 say("cannot have run");
+            }
+            if told.starts.iter().any(|start| self.stillborn.contains(&start.0)) {
+                say("was started by a client whose own start failed");
             }
             let last = told.starts.iter().map(|start| start.0).max().unwrap_or(0);
             if entry.kill.is_some_and(|kill| last > kill.life) {
@@ -549,7 +560,10 @@ impl Book {
             }
         }
         if cut > self.max_jobs * self.crashes {
-            wrong.push(format!("{cut} payloads were cut off by {} ends of the client", self.crashes));
+            wrong.push(format!(
+                "{cut} payloads were cut off before they ran, by {} ends of the client",
+                self.crashes
+            ));
         }
         for (tokens, most, what) in [(&self.unanswered, 1, "unanswered"), (&self.refused, 0, "refused")] {
             for token in tokens {

@@ -432,7 +432,9 @@ impl Round {
             let before = content_of(&place.data);
             for _ in 0..self.rng.u32(1..4) {
                 let start = self.settings();
-                let mut life = place.spawn(self.world.next_life(), &start);
+                let number = self.world.next_life();
+                let mut life = place.spawn(number, &start);
+                self.world.book().stillborn.insert(number);
                 let status = life.wait();
                 if status.is_none_or(|status| status.success()) {
                     self.world
