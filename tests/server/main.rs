@@ -1,6 +1,6 @@
 //! The client under the real job-orchestrator server: user upload -> server -> client -> server -> user download.
 //! What is asserted is what a user sees at the server. `.ci/peer-server` builds that server; then
-//! `JOB_ORCHESTRATOR_SERVER=$(.ci/peer-server) cargo test --test server -- --include-ignored`.
+//! `JOB_ORCHESTRATOR_SERVER=$(.ci/peer-server) GDOCK=$(deploy/gdock) cargo test --test server -- --include-ignored`.
 //! `CLIENT_BINARY` names another client to run the same suite with: a static build, or the server's own client.
 
 #![allow(
@@ -12,6 +12,7 @@
 
 mod crashes;
 mod endings;
+mod gdock;
 mod results;
 mod rig;
 mod scale;

@@ -24,11 +24,13 @@ pub struct Wiring {
     pub max_jobs: Option<u16>,
     /// `user:password@` or nothing, in front of the client's address.
     pub credentials: &'static str,
+    /// Where jobs find programs before they look elsewhere.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Wiring {
     fn default() -> Self {
-        Self { max_runs: 50, max_jobs: None, credentials: "" }
+        Self { max_runs: 50, max_jobs: None, credentials: "", programs: None }
     }
 }
 
@@ -96,6 +98,12 @@ fn start_client(dir: &Path, port: u16, wiring: &Wiring) -> Daemon {
     if let Some(max_jobs) = wiring.max_jobs {
         command.env("MAX_JOBS", max_jobs.to_string());
     }
+    if let Some(programs) = &wiring.programs {
+        let mut path = programs.clone().into_os_string();
+        path.push(":");
+        path.push(env::var_os("PATH").unwrap_or_default());
+        command.env("PATH", path);
+    }
     Daemon::start("client", dir, command, port)
 }
 
@@ -140,10 +148,12 @@ struct Daemon {
 impl Daemon {
     fn start(name: &str, dir: &Path, mut command: Command, port: u16) -> Self {
         let program = command.get_program().display().to_string();
+        if !command.get_envs().any(|variable| variable.0 == "PATH") {
+            command.env("PATH", env::var_os("PATH").unwrap_or_default());
+        }
         let log = dir.join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).unwrap();
         let child = command
-            .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("PORT", port.to_string())
             .env("NO_COLOR", "1")
             .current_dir(dir) // the server's own client keeps its database in the working directory
