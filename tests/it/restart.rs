@@ -189,10 +189,13 @@ fn a_client_that_starts_payloads_at_its_start_gets_its_port() {
 fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() {
     let (_home, data) = place();
     let client = Client::at(&data, &[]);
-    let script = "#!/bin/sh\nsetsid sleep 1000 &\nsleep 1001 &\n(setsid sh -c 'sleep 1002 & sleep 1003' &)\n\
-                  env -i setsid /bin/sleep 1004 &\n(env -i /bin/sleep 1005 &)\ntrap '' TERM\necho $$ > pid\n\
-                  while :; do sleep 0.1; done\n";
-    let id = client.run(script);
+    let time = sleepers_time();
+    let script = format!(
+        "#!/bin/sh\nsetsid sleep {time} &\nsleep {time} &\n(setsid sh -c 'sleep {time} & sleep {time}' &)\n\
+         env -i setsid /bin/sleep {time} &\n(env -i /bin/sleep {time} &)\ntrap '' TERM\necho $$ > pid\n\
+         while :; do sleep 0.1; done\n"
+    );
+    let id = client.run(&script);
     let pid = line_of(&client.wait_for_file(&id, "pid"));
     wait_for("all of them", || (sleepers().len() >= 6).then_some(()));
     client.kill();
@@ -201,17 +204,18 @@ fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() 
     });
 }
 
-/// The `sleep 1000` to `sleep 1005` of the test above.
+/// Only the sleepers of the test above sleep so long, whoever else runs tests here.
+fn sleepers_time() -> String {
+    format!("1000.{}", std::process::id())
+}
+
 fn sleepers() -> Vec<String> {
     let names = fs::read_dir("/proc").unwrap().flatten();
     let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     let is_sleeper = |pid: &String| {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let text = String::from_utf8_lossy(&command).replace('\0', " ");
-        is_alive(pid)
-            && ["sleep 1000 ", "sleep 1001 ", "sleep 1002 ", "sleep 1003 ", "sleep 1004 ", "sleep 1005 "]
-                .iter()
-                .any(|end| text.ends_with(end))
+        is_alive(pid) && text.ends_with(&format!("sleep {} ", sleepers_time()))
     };
     pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_sleeper).collect()
 }
