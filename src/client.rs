@@ -90,7 +90,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let durability = if settings.durable { Durability::Power } else { Durability::Process };
     let records = Records::start(store.clone(), data_path.clone(), durability)
         .map_err(|error| system("cannot start the writer of records", &error))?;
-    let remover = Remover::new(durability);
+    let remover = Remover::new(data_path.shelf(), durability);
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let limits = runner::Limits {

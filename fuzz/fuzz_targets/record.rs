@@ -1,13 +1,14 @@
-//! Any bytes as the record of a payload, which the payload itself can write: they are refused, or they are what this client
-//! would write, and stay so; and what is read from a directory is what parsing says.
+//! Any bytes as the record of a payload, as a disk may give them back: they are refused, or they are what this client would write, and
+//! stay so; and what is read from a file with a checksum, or from where version 0.1.0 had it, is what parsing says.
 
 #![no_main]
 
 use std::fs;
 use std::path::Path;
 
-use fuzz::data::record::{self, FILE, Record, RecordError};
-use fuzz::payload::Status;
+use fuzz::data::record::{self, OWN, RECORDS, Record, RecordError, Shelf};
+use fuzz::data::slots;
+use fuzz::payload::{Payload, Status};
 use fuzz::place::place;
 use libfuzzer_sys::fuzz_target;
 use miniserde::json::{self, Number, Value};
@@ -51,12 +52,34 @@ fn is_same(one: &Value, other: &Value) -> bool {
 }
 
 fn load(bytes: &[u8], parsed: &Result<Record, RecordError>) {
-    let directory = place("record").join(NAME);
-    fs::create_dir_all(&directory).expect("a directory");
-    fs::write(directory.join(FILE), bytes).expect("space for a small file");
-    match record::load(&directory) {
+    let data_path = place("record");
+    let directory = data_path.join(NAME);
+    let records = data_path.join(OWN).join(RECORDS);
+    for made in [&directory, &records] {
+        fs::create_dir_all(made).expect("a directory");
+    }
+    let shelf = Shelf::of(data_path, String::new()).expect("it is there");
+    // As they are, nothing in them has a checksum.
+    let file = records.join(NAME);
+    fs::write(&file, bytes).expect("space for a small file");
+    let is_refused = |loaded| matches!(loaded, Err(RecordError::Damaged(_) | RecordError::Missing));
+    assert!(slots::newest(bytes).is_some() || is_refused(shelf.load(&directory)));
+    fs::write(&file, slots::first(bytes, 1024)).expect("space for a small file");
+    check(shelf.load(&directory), bytes, parsed, &directory);
+    fs::write(directory.join(".orchestrator.payload"), bytes).expect("space for a small file");
+    check(record::load_earlier(&directory), bytes, parsed, &directory);
+}
+
+fn check(
+    loaded: Result<Payload, RecordError>,
+    bytes: &[u8],
+    parsed: &Result<Record, RecordError>,
+    directory: &Path,
+) {
+    match loaded {
         Ok(payload) => {
-            assert!(parsed.is_ok() || bytes.len() > MOST_BYTES);
+            // The checksum is of what stands before the last blanks.
+            assert!(parsed.is_ok() || bytes.len() > MOST_BYTES / 2);
             assert!(payload.id > 0, "the id {}", payload.id);
             assert_eq!(Path::new(&payload.loc), directory, "a record leads elsewhere");
             assert_ne!(payload.status, Status::Cleaned);
@@ -65,7 +88,7 @@ fn load(bytes: &[u8], parsed: &Result<Record, RecordError>) {
             assert!(json::from_str::<Value>(&told).is_ok(), "{told}");
             // It is the record of the same payload again, as the next change of status writes it.
             let own = Record::of(&payload);
-            if let Ok(parsed) = parsed {
+            if let (Ok(parsed), false) = (parsed, payload.is_kill_untold()) {
                 assert_eq!(own, *parsed, "another record than was read");
             }
         }

@@ -15,6 +15,7 @@ pub mod data {
     pub mod disk_error;
     pub mod record;
     pub mod remove;
+    pub mod slots;
 }
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/disk_threads.rs"]

@@ -76,6 +76,8 @@ impl Api {
     }
 
     fn receive(&self, chunks: &mut Chunks, boundary: &str, directory: &Path) -> Result<Payload, Refused> {
+        // Before anything is written: it may lie below a disk that is not mounted.
+        self.data_path.must_be_in_place().map_err(Refused::Note)?;
         let file_system = match self.records.durability() {
             Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Note)?),
             Durability::Process => None,
@@ -101,7 +103,7 @@ impl Api {
         let id = self.ids.take().map_err(Refused::Id)?;
         let payload = Payload::prepared(id, directory.to_string_lossy().into_owned());
         // Not by `records`: nothing is owed of a payload that was not taken.
-        record::save(&payload, self.records.durability()).map_err(Refused::Note)?;
+        self.records.note_first(&payload).map_err(Refused::Note)?;
         if file_system.is_some() {
             record::sync_directory(self.data_path.path()).map_err(Refused::Note)?;
         }

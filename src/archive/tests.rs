@@ -417,24 +417,6 @@ fn what_the_payload_has_closed_is_opened_once_it_has_ended() {
 }
 
 #[test]
-fn of_the_client_only_its_own_note_is_left_out() {
-    let dir = tempdir().unwrap();
-    for name in
-        [".orchestrator.payload", ".orchestrator.payload.new", ".orchestrator.payload2", ".orchestrator.out"]
-    {
-        fs::write(dir.path().join(name), "x").unwrap();
-    }
-    let (_, bytes) = zip(dir.path());
-    assert_eq!(names(&read_back(&bytes)), [&b".orchestrator.out"[..], b".orchestrator.payload2"]);
-    // A directory in its place is the payload's.
-    fs::remove_file(dir.path().join(".orchestrator.payload")).unwrap();
-    fs::create_dir(dir.path().join(".orchestrator.payload")).unwrap();
-    fs::write(dir.path().join(".orchestrator.payload/made"), "x").unwrap();
-    let (_, bytes) = zip(dir.path());
-    assert!(read_back(&bytes).contains_key(&b".orchestrator.payload/made"[..]));
-}
-
-#[test]
 fn a_payload_cannot_fake_the_list_of_skipped_files() {
     let dir = tempdir().unwrap();
     fs::write(dir.path().join(OsStr::from_bytes(SKIPPED_NAME)), "all is well").unwrap();

@@ -10,7 +10,6 @@ use super::skipped::{SkipList, printable};
 use super::walk::{Found, Meta, Walk};
 use super::window::Source;
 use super::{ArchiveError, SKIPPED_NAME};
-use crate::data::record;
 use std::ffi::CString;
 use std::io;
 use std::path::Path;
@@ -52,10 +51,6 @@ impl Tree {
         deflater: &mut Deflater,
     ) -> Result<bool, ArchiveError> {
         let name = self.walk.name();
-        // The client's own note of the payload, and what it is before it is moved into its place: no result of the payload's.
-        if record::is_record(name) {
-            return Ok(false);
-        }
         if is_reserved(name) {
             self.skipped.add(name, "the name is reserved for this list");
             return Ok(false);

@@ -2,11 +2,12 @@
 //! it is moved up by blocks, before the first id of a block is given, so that counting costs no write.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::data::path::LockFile;
+use crate::data::slots;
 use crate::payload::{LAST_ID, PayloadId};
 
 /// The first id of a DATA_PATH is drawn below this, so that half of the range is left to count up in, and a client with a
@@ -16,8 +17,11 @@ const FIRST_ID_BELOW: u32 = 1 << 30;
 /// A crash loses at most so many numbers.
 const BLOCK: u32 = 1024;
 
-/// The mark in the file: ten digits and a line end, so that it is always written in place.
-const MARK_BYTES: usize = 11;
+/// The mark has two places of a sector each, of which one is written in turn: a power cut leaves one of them.
+const PLACE_BYTES: usize = 512;
+
+/// The mark of version 0.1.0: ten digits and a line end.
+const EARLIER_BYTES: usize = 11;
 
 /// Why no id was given.
 #[derive(Debug, thiserror::Error)]
@@ -101,21 +105,34 @@ impl Inner {
     }
 
     fn write_mark(&self, mark: PayloadId) -> io::Result<()> {
-        self.file.write_all_at(format!("{mark:010}\n").as_bytes(), 0)?;
+        let text = mark.to_string();
+        match slots::write(&self.file, text.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                slots::begin(&self.file, text.as_bytes(), PLACE_BYTES)?;
+            }
+            other => other?,
+        }
         if self.is_durable { self.file.sync_data() } else { Ok(()) }
     }
 }
 
 /// `None` where there is none that could be understood: a new DATA_PATH.
 fn read_mark(file: &File) -> io::Result<Option<PayloadId>> {
-    let mut bytes = [0; MARK_BYTES];
+    let text = match slots::read(file)? {
+        Some(text) => text,
+        None => read_earlier(file)?,
+    };
+    let text = std::str::from_utf8(&text).unwrap_or_default();
+    Ok(text.parse().ok().filter(|mark| *mark > 0))
+}
+
+fn read_earlier(file: &File) -> io::Result<Vec<u8>> {
+    let mut bytes = [0; EARLIER_BYTES];
     match file.read_exact_at(&mut bytes, 0) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        Err(error) => return Err(error),
+        Ok(()) => Ok(bytes.strip_suffix(b"\n").unwrap_or_default().to_vec()),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Vec::new()),
+        Err(error) => Err(error),
     }
-    let text = std::str::from_utf8(&bytes).unwrap_or_default();
-    Ok(text.strip_suffix('\n').and_then(|digits| digits.parse().ok()).filter(|mark| *mark > 0))
 }
 
 #[cfg(test)]
@@ -185,6 +202,19 @@ mod tests {
         first.replace(tempfile::tempfile().expect("a temporary file"));
         ids.close().expect("closed");
         assert_eq!(open(&first, None).take().expect("an id"), id + 10_001);
+    }
+
+    #[test]
+    fn the_mark_of_version_0_1_0_is_read_and_stays_until_another_is_whole() {
+        let file = file();
+        file.current().write_all_at(b"0000012345\n", 0).expect("written");
+        let ids = open(&file, None);
+        assert_eq!(ids.take().expect("an id"), 12_345);
+        assert_eq!(read_earlier(&file.current()).expect("readable"), b"0000012345");
+        assert_eq!(open(&file, None).take().expect("an id"), 12_345 + BLOCK);
+        let torn = file.current();
+        torn.write_all_at(b"torn", 0).expect("written");
+        assert!(open(&file, None).take().expect("an id") >= 12_345 + BLOCK);
     }
 
     #[test]

@@ -8,4 +8,5 @@ pub mod lease;
 pub mod path;
 pub mod record;
 pub mod remove;
+pub mod slots;
 mod unusable;

@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
 use crate::clock::running_ms;
+use crate::data::directory::Id;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
+use crate::data::record::Shelf;
 use crate::data::unusable::explained;
 use crate::event;
 
@@ -43,6 +45,9 @@ pub struct DataPath {
     path: Arc<PathBuf>,
     watch: Arc<Watch>,
     lock: LockFile,
+    shelf: Shelf,
+    /// Which directory the path led to at the start.
+    root: Arc<Mutex<Id>>,
 }
 
 /// The file that the client keeps locked, for what it has to remember itself; cheap to clone. Another one once DATA_PATH has
@@ -97,7 +102,16 @@ impl DataPath {
             Some(path) => attempt(path)?,
             None => attempt(Path::new(USUAL)).or_else(|_| attempt(Path::new(FALLBACK)))?,
         };
-        Ok(Self { path: Arc::new(path), watch: Arc::default(), lock: lock.into() })
+        let opened =
+            Shelf::of(&path, random_uuid().to_string()).and_then(|shelf| Ok((shelf, root_of(&path)?)));
+        let (shelf, root) = opened.map_err(|error| (path.clone(), error))?;
+        Ok(Self {
+            path: Arc::new(path),
+            watch: Arc::default(),
+            lock: lock.into(),
+            shelf,
+            root: Arc::new(Mutex::new(root)),
+        })
     }
 
     /// Starts the thread that looks every second whether the directory can still be written.
@@ -110,6 +124,26 @@ impl DataPath {
                 this.check();
             }
         })?;
+        Ok(())
+    }
+
+    /// Where the records of payloads are.
+    pub fn shelf(&self) -> Shelf {
+        self.shelf.clone()
+    }
+
+    /// Whether the path leads to the same directory as at the start: not so while its disk is not mounted, and what would be
+    /// written then would lie below it. Asks the disk: not for a coroutine.
+    pub fn must_be_in_place(&self) -> io::Result<()> {
+        let there = root_of(&self.path)?;
+        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
+        if there != *root {
+            // One that was unplugged has another number when it is back.
+            if !self.shelf.is_of_this_life() {
+                return Err(io::Error::other(REPLACED));
+            }
+            *root = there;
+        }
         Ok(())
     }
 
@@ -157,9 +191,7 @@ impl DataPath {
 
     /// A name for a new payload directory; nothing is made yet.
     pub fn new_directory(&self) -> PathBuf {
-        // fastrand is good enough against collisions, and needs no descriptor or system call for each id.
-        let uuid = Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid();
-        self.path.join(uuid.to_string())
+        self.path.join(random_uuid().to_string())
     }
 
     /// The payload directories that are there: those with the name of a UUID.
@@ -219,6 +251,9 @@ impl DataPath {
         if let Err(error) = rustix::fs::access(&*self.path, Access::WRITE_OK | Access::EXEC_OK) {
             return Some(format!("{shown} cannot be written: {error}"));
         }
+        if let Err(error) = self.must_be_in_place() {
+            return Some(format!("{shown} cannot be used: {error}"));
+        }
         match self.keep_lock() {
             Err(error) if !is_out_of_descriptors(&error) => {
                 return Some(format!("{shown} cannot be locked: {error}"));
@@ -240,8 +275,8 @@ impl DataPath {
     }
 
     /// Opens the lock file to create it, which fails where it is: the kernel asks for the right to write first (`mnt_want_write`),
-    /// so that a disk that takes no writes at all holds this up, and nothing is written. Where the file is gone, or another one, the
-    /// directory is another one than at the start, such as that of a disk that came back: it is locked as well.
+    /// so that a disk that takes no writes at all holds this up, and nothing is written. Where the file is gone, or another one, such as
+    /// that of a disk that came back, it is locked as well.
     fn keep_lock(&self) -> io::Result<()> {
         let path = self.path.join(LOCK_FILE);
         let file = match File::options().create_new(true).read(true).write(true).open(&path) {
@@ -255,7 +290,11 @@ impl DataPath {
             other => other?,
         };
         lock(&file, &path, Duration::ZERO)?;
-        event!(Warn, "data path is another directory than before; it is locked", path = self.path.display());
+        event!(
+            Warn,
+            "the lock of the data path is another file than before; it is locked",
+            path = self.path.display()
+        );
         self.lock.replace(file);
         Ok(())
     }
@@ -277,6 +316,19 @@ impl DataPath {
         let removed = fs::remove_dir_all(&directory);
         moved.and(removed)
     }
+}
+
+/// fastrand is good enough against collisions, and needs no descriptor or system call for each.
+fn random_uuid() -> Uuid {
+    Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid()
+}
+
+const REPLACED: &str = "it is another directory than at the start: its disk is not mounted, or it was replaced; bring the first one \
+                        back, or start the client anew";
+
+fn root_of(path: &Path) -> io::Result<Id> {
+    let status = fs::metadata(path)?;
+    Ok((status.dev(), status.ino()))
 }
 
 fn prepare(path: &Path) -> io::Result<(PathBuf, File)> {
@@ -367,20 +419,42 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_comes_back_as_another_one_is_locked_again() {
+    fn a_directory_that_comes_back_is_used_again_and_another_one_in_its_place_is_not() {
         let parent = tempfile::tempdir().expect("a temporary directory");
-        let open = || DataPath::open(Some(&parent.path().join("data"))).map_err(|(_, error)| error);
+        let (path, away) = (parent.path().join("data"), parent.path().join("away"));
+        let data = DataPath::open(Some(&path)).map_err(|(_, error)| error).expect("usable");
+        data.shelf().settle().expect("noted");
+        fs::rename(&path, &away).expect("moved");
+        assert!(data.find_trouble().is_some() && data.must_be_in_place().is_err());
+        fs::create_dir(&path).expect("made");
+        assert!(data.find_trouble().is_some_and(|trouble| trouble.contains("not mounted")));
+        assert!(data.must_be_in_place().is_err());
+        assert_eq!(fs::read_dir(&path).expect("there").count(), 0, "something was written there");
+        fs::remove_dir(&path).expect("removed");
+        // The same, as another disk: a copy has another number.
+        let copied = std::process::Command::new("cp").arg("-r").args([&away, &path]).status();
+        assert!(copied.is_ok_and(|status| status.success()));
+        for _ in 0..2 {
+            assert_eq!(data.find_trouble(), None);
+            let second = DataPath::open(Some(&path)).map(|_| ()).expect_err("opened twice").1;
+            assert_eq!(second.kind(), io::ErrorKind::AddrInUse);
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_removed_is_made_and_locked_again() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let open = || DataPath::open(Some(parent.path())).map_err(|(_, error)| error);
         let data = open().expect("usable");
         let before = data.lock_file().current();
-        fs::remove_dir_all(data.path()).expect("removed");
-        fs::create_dir(data.path()).expect("made");
+        fs::remove_file(parent.path().join(LOCK_FILE)).expect("removed");
         for _ in 0..2 {
             assert_eq!(data.find_trouble(), None);
             assert!(!Arc::ptr_eq(&before, &data.lock_file().current()));
             assert_eq!(open().map(|_| ()).expect_err("opened twice").kind(), io::ErrorKind::AddrInUse);
         }
         // Somebody else was there first.
-        fs::remove_dir_all(data.path()).expect("removed");
+        fs::remove_file(parent.path().join(LOCK_FILE)).expect("removed");
         let other = open().expect("usable");
         assert!(data.find_trouble().is_some_and(|trouble| trouble.contains("another client")));
         drop(other);

@@ -1,39 +1,41 @@
-//! The record of a payload: one small JSON file in its directory, from which the next life of the client learns what
-//! became of it. Written so that a reader finds the old or the new state, never a half of each.
+//! The record of a payload: one small file, from which the next life of the client learns what became of it. All are in a
+//! place of the client's own below DATA_PATH, so that no payload closes or removes its own, and hands nothing in as one.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use miniserde::{Deserialize, Serialize, json};
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::clock::{LAST_MS, UnixMs};
-use crate::data::disk_error::is_full;
+use crate::data::directory;
 use crate::data::remove::remove_tree;
+use crate::data::slots;
 use crate::payload::{LAST_ID, LeftOver, Payload, PayloadId, Status, Usage};
 
-/// The record's name in a payload directory; the prefix is the client's (CONTRACT.md, "Files").
-pub const FILE: &str = ".orchestrator.payload";
+/// The client's own place in DATA_PATH; the prefix is the client's (CONTRACT.md, "Files").
+pub const OWN: &str = ".orchestrator";
+/// In it, a file for each payload, with the name of its directory.
+pub const RECORDS: &str = "records";
+/// In it, what tells that records of an earlier layout have been taken up: none is believed from then on.
+const SETTLED: &str = "settled";
 
-/// What is written first. One that is left over is a write that was cut off.
-const NEW_FILE: &str = ".orchestrator.payload.new";
-
-/// Whether a file of that name in a payload directory is the client's own note and not the payload's.
-pub fn is_record(name: &[u8]) -> bool {
-    [FILE, NEW_FILE].iter().any(|own| own.as_bytes() == name)
-}
+/// Where version 0.1.0 had the record: in the payload's directory.
+const EARLIER_FILE: &str = ".orchestrator.payload";
+const EARLIER_NEW_FILE: &str = ".orchestrator.payload.new";
 
 /// The form of the file. A reader refuses what it does not know.
 const VERSION: u32 = 1;
 
-/// A record is filled up with spaces to a multiple of this: what is to be said of the payload later fits in its place then,
-/// on a disk that is full, and by one write.
-const ROOM_BYTES: usize = 1024;
+/// A record has twice so much, or a multiple of it: what is to be said of the payload later fits in its place then.
+const PLACE_BYTES: usize = 1024;
 
-/// Far more than a record has; a payload may put anything in its place.
+/// Far more than a record has; anything may be in its place.
 const MAX_BYTES: u64 = 64 * 1024;
 
 /// More seconds than any payload uses, on as many cores as there are.
@@ -113,12 +115,9 @@ impl Record {
         Ok(record)
     }
 
-    /// The file's content.
+    /// The text of the file.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = json::to_string(self).into_bytes();
-        bytes.resize((bytes.len() + 1).next_multiple_of(ROOM_BYTES) - 1, b' ');
-        bytes.push(b'\n');
-        bytes
+        json::to_string(self).into_bytes()
     }
 
     fn check(&self) -> Result<(), &'static str> {
@@ -166,71 +165,264 @@ impl Record {
     }
 }
 
-/// Writes the record of a payload into its directory. After an error the old record is there.
-///
-/// The first one, and all that must withstand a power cut, are moved into their place. Others are written over the old one,
-/// by one write of the same length, which the end of this process cannot cut in two: a file that is moved over another is
-/// written out to the disk at once by ext4 (`auto_da_alloc`, ext4(5)), which costs twenty times as much and wears out flash.
-pub fn save(payload: &Payload, durability: Durability) -> io::Result<()> {
-    let directory = Path::new(&payload.loc);
-    // A payload may have put a link in the place of its directory.
-    if !fs::symlink_metadata(directory)?.is_dir() {
-        return Err(ErrorKind::NotADirectory.into());
+/// Where all records are; cheap to clone.
+#[derive(Clone)]
+pub struct Shelf(Arc<Inner>);
+
+struct Inner {
+    data_path: PathBuf,
+    /// Open from the start on, so that nothing that is put in its place is taken for it. `None` where it has yet to be made.
+    directory: Mutex<Option<Arc<OwnedFd>>>,
+    /// What [`SETTLED`] holds in this life, by which a disk that comes back is known.
+    life: String,
+}
+
+impl Shelf {
+    /// That of `data_path`; makes nothing. `life` is what this life, and no other, is known by.
+    pub fn of(data_path: &Path, life: String) -> io::Result<Self> {
+        let directory = match open_in(data_path) {
+            Ok(directory) => Some(Arc::new(directory)),
+            Err(Errno::NOENT) => None,
+            Err(errno) => return Err(errno.into()),
+        };
+        let inner = Inner { data_path: data_path.to_owned(), directory: Mutex::new(directory), life };
+        Ok(Self(Arc::new(inner)))
     }
-    let bytes = Record::of(payload).to_bytes();
-    match durability {
-        Durability::Process => {
-            overwrite(directory, &bytes, durability).or_else(|_| replace(directory, &bytes, durability))
+
+    /// Whether records of an earlier layout have been taken up.
+    pub fn is_settled(&self) -> bool {
+        fs::symlink_metadata(self.settled()).is_ok()
+    }
+
+    /// Makes it where there is none.
+    pub fn make(&self) -> io::Result<()> {
+        self.directory().map(drop)
+    }
+
+    /// Notes that they have, and which life this is.
+    pub fn settle(&self) -> io::Result<()> {
+        self.make()?;
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        options.open(self.settled())?.write_all(self.0.life.as_bytes())
+    }
+
+    /// Whether DATA_PATH leads to the place where this life has noted itself, on whichever disk that is.
+    pub fn is_of_this_life(&self) -> bool {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        let mut text = String::new();
+        let read =
+            options.open(self.settled()).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+        read.is_ok() && text == self.0.life
+    }
+
+    fn settled(&self) -> PathBuf {
+        self.0.data_path.join(OWN).join(SETTLED)
+    }
+
+    /// Whether it is still what DATA_PATH leads to: not so while that is away, or something else in its place.
+    pub fn is_in_place(&self) -> bool {
+        let ours = self.current().and_then(|directory| directory::id_of(&*directory).ok());
+        ours.is_some() && open_in(&self.0.data_path).and_then(directory::id_of).ok() == ours
+    }
+
+    /// The directories of the payloads that have a record.
+    pub fn directories(&self) -> io::Result<Vec<PathBuf>> {
+        let Some(directory) = self.current() else { return Ok(Vec::new()) };
+        let mut found = Vec::new();
+        for entry in Dir::read_from(&*directory)? {
+            let entry = entry?;
+            if let Some(name) = entry.file_name().to_str().ok().filter(|name| is_name(name)) {
+                found.push(self.0.data_path.join(name));
+            }
         }
-        Durability::Power => match replace(directory, &bytes, durability) {
-            // A full disk has no block for a new file, but the old one has.
-            Err(error) if is_full(&error) => overwrite(directory, &bytes, durability).map_err(|_| error),
-            other => other,
-        },
+        Ok(found)
+    }
+
+    /// Reads the record of the payload in `directory`.
+    pub fn load(&self, directory: &Path) -> Result<Payload, RecordError> {
+        let place = self.current().ok_or(RecordError::Missing)?;
+        let file = match open_record(&place, &name_of(directory), OFlags::RDONLY) {
+            Err(Errno::NOENT) => return Err(RecordError::Missing),
+            other => other.map_err(|errno| RecordError::Read(errno.into()))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(RecordError::Read)?;
+        if bytes.is_empty() {
+            return Err(RecordError::Missing); // cut off before it was written
+        }
+        let text = slots::newest(&bytes).ok_or(RecordError::Damaged("no checksum in it is right"))?;
+        payload_of(text, directory)
+    }
+
+    /// Writes the record of a payload. After an error the old one is there.
+    pub fn save(&self, payload: &Payload, durability: Durability) -> io::Result<()> {
+        let (name, text) = (name_of(Path::new(&payload.loc)), Record::of(payload).to_bytes());
+        let place = self.directory()?;
+        save_in(&place, &name, &text, durability).or_else(|error| {
+            // The disk may have come back as another one, or all that was in DATA_PATH have been removed.
+            let there = self.reopened(&place).ok_or(error)?;
+            save_in(&there, &name, &text, durability)
+        })
+    }
+
+    /// Removes the record of a payload, then its directory: what is left of a removal that was cut off is no payload to the next
+    /// life, and is not handed out as a result. Nothing to remove is no error; a DATA_PATH that is away is.
+    pub fn discard(&self, directory: &Path, durability: Durability) -> io::Result<()> {
+        let place = self.directory()?;
+        if !self.is_in_place() {
+            return Err(io::Error::new(ErrorKind::NotFound, "DATA_PATH is away"));
+        }
+        match unlinkat(&place, &*name_of(directory), AtFlags::empty()) {
+            Ok(()) if durability == Durability::Power => rustix::fs::fsync(&place)?,
+            // It was never noted, or something else is in the place of the record.
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        remove_tree(directory)
+    }
+
+    fn current(&self) -> Option<Arc<OwnedFd>> {
+        self.0.directory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes it where there is none.
+    fn directory(&self) -> io::Result<Arc<OwnedFd>> {
+        let mut directory = self.0.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(directory) = &*directory {
+            return Ok(Arc::clone(directory));
+        }
+        let made = Arc::new(make_in(&self.0.data_path)?);
+        *directory = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// That of the place which DATA_PATH leads to now, if it is another one and of this life. A new one where it was removed.
+    fn reopened(&self, before: &OwnedFd) -> Option<Arc<OwnedFd>> {
+        let is_removed = rustix::fs::fstat(before).is_ok_and(|status| status.st_nlink == 0);
+        let there = if is_removed {
+            make_in(&self.0.data_path).ok()?
+        } else {
+            open_in(&self.0.data_path).ok().filter(|_| self.is_of_this_life())?
+        };
+        if directory::id_of(&there).ok()? == directory::id_of(before).ok()? {
+            return None;
+        }
+        let there = Arc::new(there);
+        *self.0.directory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&there));
+        Some(there)
     }
 }
 
-/// Reads the record of the payload in `directory`.
-pub fn load(directory: &Path) -> Result<Payload, RecordError> {
-    let file = match options().read(true).open(directory.join(FILE)) {
+/// Whether a file of that name is a record: that of a directory with a UUID as its name.
+fn is_name(name: &str) -> bool {
+    name.len() == 36 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+/// Follows no link: payloads can write to DATA_PATH.
+fn open_in(data_path: &Path) -> Result<OwnedFd, Errno> {
+    let root = openat(CWD, data_path, directory::FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?;
+    let own = openat(&root, OWN, directory::FLAGS, Mode::empty())?;
+    openat(&own, RECORDS, directory::FLAGS, Mode::empty())
+}
+
+fn make_in(data_path: &Path) -> Result<OwnedFd, Errno> {
+    let root = openat(CWD, data_path, directory::FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?;
+    let make = |at: &OwnedFd, name: &str| match mkdirat(at, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => openat(at, name, directory::FLAGS, Mode::empty()),
+        Err(errno) => Err(errno),
+    };
+    make(&make(&root, OWN)?, RECORDS)
+}
+
+/// NONBLOCK: the name may have become a pipe.
+fn open_record(shelf: &OwnedFd, name: &str, access: OFlags) -> Result<File, Errno> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    openat(shelf, name, flags, Mode::empty()).map(File::from)
+}
+
+fn save_in(shelf: &OwnedFd, name: &str, text: &[u8], durability: Durability) -> io::Result<()> {
+    match open_record(shelf, name, OFlags::RDWR) {
+        Err(Errno::NOENT) => create(shelf, name, text, durability),
+        Ok(file) if is_own(&file) => match slots::write(&file, text) {
+            Ok(()) => flush(&file, durability),
+            Err(error) if error.kind() == ErrorKind::InvalidData => replace(shelf, name, text, durability),
+            Err(error) => Err(error),
+        },
+        // Somebody has put something of his own there.
+        Ok(_) | Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => replace(shelf, name, text, durability),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn is_own(file: &File) -> bool {
+    file.metadata().is_ok_and(|found| found.is_file() && found.nlink() == 1)
+}
+
+fn create(shelf: &OwnedFd, name: &str, text: &[u8], durability: Durability) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let mut file = File::from(openat(shelf, name, flags, Mode::RUSR | Mode::WUSR)?);
+    let written = file.write_all(&slots::first(text, PLACE_BYTES)).and_then(|()| flush(&file, durability));
+    written.inspect_err(|_| {
+        // What is left is no record.
+        let _ = unlinkat(shelf, name, AtFlags::empty());
+    })?;
+    if durability == Durability::Power {
+        rustix::fs::fsync(shelf)?;
+    }
+    Ok(())
+}
+
+/// Moves a new file into the place of whatever is there.
+fn replace(shelf: &OwnedFd, name: &str, text: &[u8], durability: Durability) -> io::Result<()> {
+    let new = format!("{name}.new");
+    // One that is left over is a write that was cut off; or somebody has put a directory there.
+    let _ = unlinkat(shelf, &*new, AtFlags::empty());
+    let _ = unlinkat(shelf, &*new, AtFlags::REMOVEDIR);
+    create(shelf, &new, text, durability)?;
+    if renameat(shelf, &*new, shelf, name) == Err(Errno::ISDIR) {
+        unlinkat(shelf, name, AtFlags::REMOVEDIR)?;
+        renameat(shelf, &*new, shelf, name)?;
+    }
+    if durability == Durability::Power {
+        rustix::fs::fsync(shelf)?;
+    }
+    Ok(())
+}
+
+/// Reads the record that version 0.1.0 left in the payload's directory.
+pub fn load_earlier(directory: &Path) -> Result<Payload, RecordError> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+    let file = match options.open(directory.join(EARLIER_FILE)) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Err(RecordError::Missing),
         other => other.map_err(RecordError::Read)?,
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(RecordError::Read)?;
-    let record = Record::parse(&bytes)?;
+    payload_of(&bytes, directory)
+}
+
+/// Removes it, once it is on the shelf.
+pub fn forget_earlier(directory: &Path) -> io::Result<()> {
+    let Ok(directory) = openat(CWD, directory, directory::FLAGS, Mode::empty()) else { return Ok(()) };
+    for name in [EARLIER_FILE, EARLIER_NEW_FILE] {
+        match unlinkat(directory.as_fd(), name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}
+
+fn payload_of(text: &[u8], directory: &Path) -> Result<Payload, RecordError> {
+    let record = Record::parse(text)?;
     if record.directory != name_of(directory) {
         return Err(RecordError::Damaged("it is of another directory"));
     }
     Ok(record.into_payload(directory))
-}
-
-/// Removes a payload's directory. The record goes first: what is left of a removal that was cut off is no payload to the next
-/// life, and is not handed out as a result. Nothing to remove is no error.
-pub fn discard(directory: &Path, durability: Durability) -> io::Result<()> {
-    if !fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
-        // Gone, or a link that a payload has put there: its record is not behind that.
-        return remove_tree(directory);
-    }
-    let file = directory.join(FILE);
-    let removed = fs::remove_file(&file).or_else(|error| match error.kind() {
-        // A payload may have closed its directory to us.
-        ErrorKind::PermissionDenied => {
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
-            fs::remove_file(&file)
-        }
-        _ => Err(error),
-    });
-    match removed {
-        Ok(()) if durability == Durability::Power => sync_directory(directory)?,
-        Ok(()) => {}
-        Err(error) => match error.kind() {
-            // It was never noted, or something else is in the place of the record or of the directory.
-            ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => {}
-            _ => return Err(error),
-        },
-    }
-    remove_tree(directory)
 }
 
 /// An open file system, for [`FileSystem::sync`].
@@ -255,60 +447,10 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-fn replace(directory: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let new = directory.join(NEW_FILE);
-    let written = create(&new).and_then(|mut file| {
-        file.write_all(bytes)?;
-        flush(&file, durability)
-    });
-    written.and_then(|()| fs::rename(&new, directory.join(FILE))).inspect_err(|_| {
-        // It may not have come to be; what is left is removed with the directory at the latest.
-        let _ = fs::remove_file(&new);
-    })?;
-    match durability {
-        Durability::Process => Ok(()),
-        Durability::Power => sync_directory(directory),
-    }
-}
-
-fn create(path: &Path) -> io::Result<File> {
-    let open = || options().write(true).create(true).truncate(true).mode(0o644).open(path);
-    match open() {
-        // A payload has put a directory or a link there.
-        Err(error) if error.kind() == ErrorKind::IsADirectory => fs::remove_dir(path).and_then(|()| open()),
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {
-            fs::remove_file(path).and_then(|()| open())
-        }
-        other => other,
-    }
-}
-
-/// By one write and not shorter than the old record, so that no end of this process leaves a half of each. Not safe from a
-/// power cut in just that moment.
-fn overwrite(directory: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let file = options().write(true).open(directory.join(FILE))?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.nlink() > 1 {
-        return Err(ErrorKind::InvalidData.into()); // a payload has put something of its own there
-    }
-    let mut bytes = bytes.to_vec();
-    let old = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0);
-    bytes.resize(bytes.len().max(old), b' ');
-    file.write_all_at(&bytes, 0)?;
-    flush(&file, durability)
-}
-
-/// NONBLOCK: the name may have become a pipe.
-fn options() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-    options
-}
-
 fn flush(file: &File, durability: Durability) -> io::Result<()> {
     match durability {
         Durability::Process => Ok(()),
-        Durability::Power => file.sync_all(),
+        Durability::Power => file.sync_data(),
     }
 }
 
@@ -322,40 +464,68 @@ mod tests {
     use crate::payload::{Outcome, seconds};
     use std::time::Duration;
 
-    fn payload(directory: &Path) -> Payload {
-        Payload::prepared(7, directory.to_str().expect("UTF-8").to_owned())
+    const NAME: &str = "5f0c8f52-9a6c-4c1b-8d0e-0123456789ab";
+
+    /// A DATA_PATH, its shelf, and a payload in it.
+    fn place() -> (tempfile::TempDir, Shelf, Payload) {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let shelf = shelf_of(home.path()).expect("none is there");
+        let payload = Payload::prepared(7, home.path().join(NAME).to_str().expect("UTF-8").to_owned());
+        (home, shelf, payload)
+    }
+
+    fn shelf_of(data_path: &Path) -> io::Result<Shelf> {
+        Shelf::of(data_path, "this life".to_owned())
+    }
+
+    fn path(payload: &Payload) -> PathBuf {
+        let directory = Path::new(&payload.loc);
+        directory.parent().expect("DATA_PATH").join(OWN).join(RECORDS).join(NAME)
+    }
+
+    fn load(shelf: &Shelf, payload: &Payload) -> Result<Payload, RecordError> {
+        shelf.load(Path::new(&payload.loc))
     }
 
     #[test]
     fn a_payload_comes_back_as_it_was_in_every_state() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let prepared = payload(directory.path());
+        let (home, shelf, prepared) = place();
         let running = Payload { status: Status::Running, started_at: Some(5), ..prepared.clone() };
         let failed = Outcome {
             status: Status::Failed,
             exit_code: Some(3),
             signal: None,
             error: Some("\"quoted\"\nand in two lines".to_owned()),
-            left_over: Some(LeftOver::Terminated),
+            left_over: None,
             usage: Usage { wall_s: 0.1, user_s: 1e-9, system_s: 1234.5, max_rss_bytes: 1 << 40 },
         };
         let ended = running.clone().ended(&failed);
+        let long = Payload { error: Some("x".repeat(4000)), ..ended.clone() };
         let killed = Payload { status: Status::Killed, killed: true, ..running.clone() };
-        for state in [prepared, running, ended, killed] {
+        for state in [prepared, running, ended, long, killed] {
             for durability in [Durability::Process, Durability::Power] {
-                save(&state, durability).expect("saved");
-                assert_eq!(load(directory.path()).expect("a record"), state);
-                assert!(!directory.path().join(NEW_FILE).exists());
+                shelf.save(&state, durability).expect("saved");
+                assert_eq!(load(&shelf, &state).expect("a record"), state);
+                let again = shelf_of(home.path()).expect("it is there");
+                assert_eq!(load(&again, &state).expect("a record"), state);
+                assert_eq!(again.directories().expect("listed"), [home.path().join(NAME)]);
             }
         }
+    }
+
+    #[test]
+    fn a_kill_that_nobody_was_told_of_yet_is_one_to_the_next_life() {
+        let (_home, shelf, prepared) = place();
+        let killed = Payload { killed: true, finished_at: Some(5), ..prepared };
+        shelf.save(&killed, Durability::Process).expect("saved");
+        assert_eq!(load(&shelf, &killed).expect("a record").status, Status::Killed);
     }
 
     /// An outcome is the same to the last digit, whoever asks in which life.
     #[test]
     fn times_come_back_to_the_last_digit() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (_home, _, mut payload) = place();
         for _ in 0..2000 {
-            let mut payload = payload(directory.path());
             let any = || seconds(Duration::from_nanos(fastrand::u64(0..1 << fastrand::u32(10..60))));
             payload.usage = Usage { wall_s: any(), user_s: any(), system_s: any(), max_rss_bytes: 1 };
             let read = Record::parse(&Record::of(&payload).to_bytes()).expect("a record");
@@ -365,16 +535,15 @@ mod tests {
 
     #[test]
     fn what_is_no_record_is_not_believed() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        assert!(matches!(load(directory.path()), Err(RecordError::Missing)));
-        let good = String::from_utf8(Record::of(&payload(directory.path())).to_bytes()).expect("UTF-8");
-        let elsewhere = good.replace(&name_of(directory.path()), "another");
+        let (_home, shelf, payload) = place();
+        assert!(matches!(load(&shelf, &payload), Err(RecordError::Missing)));
+        shelf.save(&payload, Durability::Process).expect("saved");
+        let good = String::from_utf8(Record::of(&payload).to_bytes()).expect("UTF-8");
         for bad in [
-            "",
             "{}",
             "null",
-            &good[..good.trim_end().len() / 2],
-            &good[..good.trim_end().len() - 1],
+            &good[..good.len() / 2],
+            &good[..good.len() - 1],
             &good.replace("\"version\":1", "\"version\":2"),
             &good.replace("\"id\":7", "\"id\":0"),
             &good.replace("\"id\":7", "\"id\":2147483648"),
@@ -386,77 +555,98 @@ mod tests {
             &good.replace("\"wall_s\":0.0", "\"wall_s\":1e999"),
             &good.replace("\"wall_s\":0.0", "\"wall_s\":1e308"),
             &good.replace("\"wall_s\":0.0", "\"wall_s\":-1"),
-            &elsewhere,
+            &good.replace(NAME, "another"),
         ] {
             assert_ne!(bad, good);
-            fs::write(directory.path().join(FILE), bad).expect("written");
-            assert!(matches!(load(directory.path()), Err(RecordError::Damaged(_))), "{bad}");
+            fs::write(path(&payload), slots::first(bad.as_bytes(), PLACE_BYTES)).expect("written");
+            assert!(matches!(load(&shelf, &payload), Err(RecordError::Damaged(_))), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_next_state_fits_in_the_place_of_the_old_one() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let prepared = payload(directory.path());
-        save(&prepared, Durability::Process).expect("saved");
-        let length = || fs::metadata(directory.path().join(FILE)).expect("there").len();
-        let before = length();
-        let failed = Outcome::not_started(Status::Failed, "x".repeat(400));
-        let ended = prepared.clone().ended(&failed);
-        for state in [&ended, &prepared, &ended] {
-            overwrite(directory.path(), &Record::of(state).to_bytes(), Durability::Process).expect("written");
-            assert_eq!(load(directory.path()).expect("a record"), *state);
-            assert_eq!(length(), before);
+        // Zeros are what some file systems have after a power cut.
+        for torn in [good.as_bytes(), &[0; 2048]] {
+            fs::write(path(&payload), torn).expect("written");
+            assert!(matches!(load(&shelf, &payload), Err(RecordError::Damaged(_))));
         }
-        let long = prepared.clone().ended(&Outcome::not_started(Status::Failed, "x".repeat(4000)));
-        for state in [&long, &prepared] {
-            overwrite(directory.path(), &Record::of(state).to_bytes(), Durability::Process).expect("written");
-            assert_eq!(load(directory.path()).expect("a record"), *state);
-        }
+        fs::write(path(&payload), "").expect("written");
+        assert!(matches!(load(&shelf, &payload), Err(RecordError::Missing)));
     }
 
     #[test]
     fn what_is_left_of_a_removal_that_failed_is_no_payload() {
-        let parent = tempfile::tempdir().expect("a temporary directory");
-        let directory = parent.path().join("payload");
+        let (_home, shelf, payload) = place();
+        let directory = Path::new(&payload.loc);
         for durability in [Durability::Process, Durability::Power] {
-            fs::create_dir(&directory).expect("made");
-            save(&payload(&directory), durability).expect("saved");
+            fs::create_dir(directory).expect("made");
+            shelf.save(&payload, durability).expect("saved");
             fs::write(directory.join("file"), "x").expect("written");
-            discard(&directory, durability).expect("removed");
-            assert!(!directory.exists());
-            discard(&directory, durability).expect("nothing to remove");
+            shelf.discard(directory, durability).expect("removed");
+            assert!(!directory.exists() && !path(&payload).exists());
+            shelf.discard(directory, durability).expect("nothing to remove");
         }
-        fs::create_dir_all(directory.join(FILE).join("a directory in its place")).expect("made");
-        discard(&directory, Durability::Process).expect("removed");
-        assert!(!directory.exists());
     }
 
     #[test]
-    fn a_link_in_the_place_of_the_directory_leads_nowhere() {
-        let home = tempfile::tempdir().expect("a temporary directory");
-        let (elsewhere, link) = (home.path().join("elsewhere"), home.path().join("link"));
-        fs::create_dir(&elsewhere).expect("made");
-        std::os::unix::fs::symlink(&elsewhere, &link).expect("linked");
-        for durability in [Durability::Process, Durability::Power] {
-            assert!(save(&payload(&link), durability).is_err());
+    fn a_data_path_that_is_away_is_no_removal_and_takes_records_all_the_same() {
+        let (home, _, payload) = place();
+        let data = home.path().join("data");
+        fs::create_dir(&data).expect("made");
+        let shelf = shelf_of(&data).expect("none is there");
+        let payload = Payload { loc: data.join(NAME).to_str().expect("UTF-8").to_owned(), ..payload };
+        shelf.save(&payload, Durability::Process).expect("saved");
+        let away = home.path().join("away");
+        fs::rename(&data, &away).expect("moved");
+        for is_other_there in [false, true] {
+            if is_other_there {
+                fs::create_dir(&data).expect("made");
+            }
+            assert!(shelf.discard(Path::new(&payload.loc), Durability::Process).is_err());
+            let running = Payload { status: Status::Running, ..payload.clone() };
+            shelf.save(&running, Durability::Process).expect("saved");
+            assert!(!data.join(OWN).exists());
+            let there = shelf_of(&away).expect("it is there");
+            assert_eq!(there.load(&away.join(NAME)).expect("a record").status, Status::Running);
         }
-        assert_eq!(fs::read_dir(&elsewhere).expect("readable").count(), 0);
     }
 
     #[test]
-    fn what_a_payload_puts_in_the_way_is_replaced_and_never_followed() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let state = payload(directory.path());
-        let precious = directory.path().join("precious");
+    fn what_is_put_in_the_way_is_replaced_and_never_followed() {
+        let (home, shelf, payload) = place();
+        shelf.save(&payload, Durability::Process).expect("saved");
+        let (file, new) = (path(&payload), path(&payload).with_extension("new"));
+        let precious = home.path().join("precious");
         fs::write(&precious, "precious").expect("written");
-        let (file, new) = (directory.path().join(FILE), directory.path().join(NEW_FILE));
-        std::os::unix::fs::symlink(&precious, &new).expect("linked");
-        std::os::unix::fs::symlink(&precious, &file).expect("linked");
-        save(&state, Durability::Process).expect("saved");
-        fs::create_dir(&new).expect("made");
-        save(&state, Durability::Process).expect("saved");
-        assert_eq!(load(directory.path()).expect("a record"), state);
-        assert_eq!(fs::read_to_string(&precious).expect("there"), "precious");
+        let put = |kind: &str, path: &Path| match kind {
+            "link" => std::os::unix::fs::symlink(&precious, path),
+            "name" => fs::hard_link(&precious, path),
+            "directory" => fs::create_dir(path),
+            _ => Ok(rustix::fs::mknodat(CWD, path, rustix::fs::FileType::Fifo, Mode::RWXU, 0)?),
+        };
+        for kind in ["link", "name", "directory", "pipe"] {
+            fs::remove_file(&file).expect("removed");
+            put(kind, &file).expect("made");
+            put(kind, &new).expect("made");
+            shelf.save(&payload, Durability::Process).expect("saved");
+            assert_eq!(load(&shelf, &payload).expect("a record"), payload);
+            assert_eq!(fs::read_to_string(&precious).expect("there"), "precious");
+        }
+        // In the place of the shelf.
+        let own = home.path().join(OWN);
+        fs::rename(&own, home.path().join("elsewhere")).expect("moved");
+        std::os::unix::fs::symlink(home.path().join("elsewhere"), &own).expect("linked");
+        assert!(shelf_of(home.path()).is_err());
+    }
+
+    #[test]
+    fn a_record_of_version_0_1_0_is_read_and_forgotten() {
+        let (_home, _, payload) = place();
+        let directory = Path::new(&payload.loc);
+        fs::create_dir(directory).expect("made");
+        assert!(matches!(load_earlier(directory), Err(RecordError::Missing)));
+        let mut text = Record::of(&payload).to_bytes();
+        text.resize(1023, b' ');
+        text.push(b'\n');
+        fs::write(directory.join(EARLIER_FILE), text).expect("written");
+        assert_eq!(load_earlier(directory).expect("a record"), payload);
+        forget_earlier(directory).expect("removed");
+        assert_eq!(fs::read_dir(directory).expect("there").count(), 0);
     }
 }

@@ -544,7 +544,7 @@ mod tests {
         // This program may lie where another user cannot reach it.
         let program = home.join("program");
         fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        let script = format!("{wrapper} \"$0\" --exact remove::tests::{test} --ignored --nocapture");
+        let script = format!("{wrapper} \"$0\" --exact data::remove::tests::{test} --ignored --nocapture");
         let output =
             Command::new("sh").arg("-c").arg(script).arg(&program).current_dir(home).output().unwrap();
         let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());

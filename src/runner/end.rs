@@ -1,20 +1,23 @@
 //! How payloads end: by themselves, or by SIGTERM and then SIGKILL to the whole tree. Reaps every child, payload or
 //! orphan, and ends what a payload leaves behind.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree};
 use super::start::{StartError, Streams};
 use super::{Phase, Run, Work};
+use crate::data::directory;
 use crate::data::disk_error::is_full;
 use crate::data::record::{Durability, FileSystem};
 use crate::event;
@@ -334,13 +337,22 @@ fn write_exit_file(directory: &Path, result: ExitResult) -> io::Result<()> {
         ExitResult::Code(code) => code,
         ExitResult::Signal(signal) => 128 + signal,
     };
+    let name = CString::new(directory.as_os_str().as_bytes())?;
     let handle_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(directory, handle_flags, Mode::empty())?;
+    let handle = rustix::fs::open(&*name, handle_flags, Mode::empty())?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let create = || rustix::fs::openat(&directory, EXIT_FILE, flags, Mode::from_raw_mode(0o644));
+    let create = || match rustix::fs::openat(&handle, EXIT_FILE, flags, Mode::from_raw_mode(0o644)) {
+        // The payload has closed its directory, which is ours.
+        Err(Errno::ACCESS) => {
+            let (kind, bits) = (FileType::Directory, Mode::RWXU);
+            let opened = directory::open_closed(CWD, &name, kind, bits, directory::FLAGS)?;
+            rustix::fs::openat(opened, EXIT_FILE, flags, Mode::from_raw_mode(0o644))
+        }
+        other => other,
+    };
     let file = match create() {
         Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&directory, EXIT_FILE, AtFlags::empty())?;
+            rustix::fs::unlinkat(&handle, EXIT_FILE, AtFlags::empty())?;
             create()?
         }
         other => other?,

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::data::path::DataPath;
-use crate::data::record::{self, Durability};
+use crate::data::record::{Durability, Shelf};
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 use crate::store::{Store, StoreError};
@@ -27,6 +27,7 @@ pub struct Records {
 struct Shared {
     store: Store,
     data_path: DataPath,
+    shelf: Shelf,
     durability: Durability,
     /// Held while the record of a payload is written, of those whose number leaves this rest: of two states of a payload the newer
     /// one is written last.
@@ -44,6 +45,7 @@ impl Records {
     pub fn start(store: Store, data_path: DataPath, durability: Durability) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             store,
+            shelf: data_path.shelf(),
             data_path,
             durability,
             turns: std::array::from_fn(|_| Mutex::default()),
@@ -58,6 +60,11 @@ impl Records {
     /// What a record must withstand.
     pub fn durability(&self) -> Durability {
         self.shared.durability
+    }
+
+    /// Writes the first record of a payload that the store does not have yet. After an error nothing is owed, nothing was taken.
+    pub fn note_first(&self, payload: &Payload) -> io::Result<()> {
+        self.shared.shelf.save(payload, self.shared.durability)
     }
 
     /// Writes the record of a payload as the store has it; a kill is told from then on. After an error the record is owed: it is
@@ -141,7 +148,7 @@ impl Shared {
 
     /// In the payload's turn.
     fn save(&self, payload: &Payload) -> io::Result<()> {
-        record::save(payload, self.durability).inspect_err(|error| {
+        self.shelf.save(payload, self.durability).inspect_err(|error| {
             self.owe(payload.id);
             self.data_path.suspect(error);
         })

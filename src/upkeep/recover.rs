@@ -1,7 +1,7 @@
 //! What a start makes of the directories of the life before: the truth is on the disk, and each payload gets exactly one
 //! outcome. What had ended is as it was, what never started is queued again, what was cut off has `Failed`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -24,10 +24,14 @@ pub struct Found {
     payloads: Vec<Payload>,
     /// What ran.
     cut_off: Vec<Payload>,
-    /// Uploads that never came to their end.
-    unfinished: Vec<PathBuf>,
+    /// Directories without a record: halves of uploads, and what is left of cleaned payloads.
+    unknown: Vec<PathBuf>,
     /// Directories that no row knows; they go by age.
     leftovers: Vec<PathBuf>,
+    /// Directories that have their record in them still, as version 0.1.0 left it.
+    earlier: Vec<PathBuf>,
+    /// Records of that kind are left for a start that takes them up.
+    has_earlier: bool,
     /// Something may still run there.
     may_have_strays: bool,
 }
@@ -35,33 +39,22 @@ pub struct Found {
 /// Reads all records. Call with DATA_PATH locked: nobody but processes of the life before can be at work there. Writes,
 /// removes and ends nothing, so that a start that fails later has changed nothing.
 pub fn find(data_path: &DataPath) -> io::Result<Found> {
+    let shelf = data_path.shelf();
     let mut found = Found::default();
     let mut ids = HashSet::new();
-    for directory in data_path.directories()? {
-        match record::load(&directory) {
-            Ok(payload) if !ids.insert(payload.id) => {
-                event!(
-                    Error,
-                    "two directories have one payload",
-                    payload = payload.id,
-                    directory = payload.loc
-                );
-                found.leftovers.push(directory);
-            }
-            Ok(payload) if payload.status != Status::Prepared && payload.finished_at.is_none() => {
-                found.cut_off.push(payload);
-            }
-            Ok(payload) => found.payloads.push(payload),
-            Err(RecordError::Missing) => found.unfinished.push(directory),
-            Err(error) => {
-                event!(
-                    Error,
-                    "payload cannot be taken up",
-                    directory = directory.display(),
-                    error = error.to_string()
-                );
-                found.leftovers.push(directory);
-            }
+    let mut directories: BTreeSet<PathBuf> = data_path.directories()?.into_iter().collect();
+    for directory in shelf.directories()? {
+        directories.remove(&directory);
+        found.sort_in(shelf.load(&directory), directory, &mut ids);
+    }
+    // What payloads may have made up is not believed, so only as long as there is no other.
+    let is_settled = shelf.is_settled();
+    for directory in directories {
+        if is_settled {
+            found.unknown.push(directory);
+        } else {
+            found.earlier.push(directory.clone());
+            found.sort_in(record::load_earlier(&directory), directory, &mut ids);
         }
     }
     found.may_have_strays = !found.cut_off.is_empty();
@@ -70,11 +63,49 @@ pub fn find(data_path: &DataPath) -> io::Result<Found> {
 
 /// For a start that takes nothing up: what is there goes by age, and nothing of it runs on.
 pub fn find_leftovers(data_path: &DataPath) -> io::Result<Found> {
-    let leftovers = data_path.directories()?;
-    Ok(Found { may_have_strays: !leftovers.is_empty(), leftovers, ..Found::default() })
+    let mut leftovers = data_path.directories()?;
+    // Also where a payload has put a link in the place of its directory.
+    leftovers.extend(data_path.shelf().directories()?);
+    leftovers.sort_unstable();
+    leftovers.dedup();
+    let has_earlier = !leftovers.is_empty() && !data_path.shelf().is_settled();
+    Ok(Found { may_have_strays: !leftovers.is_empty(), leftovers, has_earlier, ..Found::default() })
 }
 
 impl Found {
+    fn sort_in(
+        &mut self,
+        loaded: Result<Payload, RecordError>,
+        directory: PathBuf,
+        ids: &mut HashSet<PayloadId>,
+    ) {
+        match loaded {
+            Ok(payload) if !ids.insert(payload.id) => {
+                event!(
+                    Error,
+                    "two directories have one payload",
+                    payload = payload.id,
+                    directory = payload.loc
+                );
+                self.leftovers.push(directory);
+            }
+            Ok(payload) if payload.status != Status::Prepared && payload.finished_at.is_none() => {
+                self.cut_off.push(payload);
+            }
+            Ok(payload) => self.payloads.push(payload),
+            Err(RecordError::Missing) => self.unknown.push(directory),
+            Err(error) => {
+                event!(
+                    Error,
+                    "payload cannot be taken up",
+                    directory = directory.display(),
+                    error = error.to_string()
+                );
+                self.leftovers.push(directory);
+            }
+        }
+    }
+
     /// The highest id that is known.
     pub fn highest_id(&self) -> Option<PayloadId> {
         self.payloads.iter().chain(&self.cut_off).map(|payload| payload.id).max()
@@ -95,9 +126,13 @@ impl Found {
             counts.count(&payload);
             store.restore(&payload)?;
         }
-        for directory in &self.unfinished {
-            counts.unfinished_uploads += 1;
-            event!(Info, "half-received upload is removed", directory = directory.display());
+        for directory in &self.unknown {
+            counts.without_record += 1;
+            event!(
+                Info,
+                "a directory without a record is removed: half of an upload, or the rest of a cleaned payload",
+                directory = directory.display()
+            );
             remover.remove(directory);
         }
         if self.may_have_strays {
@@ -106,11 +141,31 @@ impl Found {
         for payload in self.cut_off {
             counts.count(&end(store, payload, records)?);
         }
+        let moved = move_in(store, &self.earlier, records);
+        if let Err(error) = moved.and_then(|()| {
+            if self.has_earlier { data_path.shelf().make() } else { data_path.shelf().settle() }
+        }) {
+            event!(Error, "cannot note what was taken up; the next start does it again", error = error);
+        }
         if counts != Counts::default() {
             counts.tell();
         }
         Ok(self.leftovers)
     }
+}
+
+/// Brings the records that version 0.1.0 left to where they are now.
+fn move_in(store: &Store, earlier: &[PathBuf], records: &Records) -> io::Result<()> {
+    for directory in earlier {
+        // Those that were noted with their end have been moved already.
+        if let Ok(payload) = record::load_earlier(directory)
+            && store.get(payload.id).is_ok_and(|known| known.is_some())
+        {
+            records.note(payload.id)?;
+            record::forget_earlier(directory)?;
+        }
+    }
+    Ok(())
 }
 
 /// Who was being killed is `Killed`, all others `Failed`.
@@ -133,7 +188,7 @@ fn end(store: &Store, payload: Payload, records: &Records) -> Result<Payload, St
 struct Counts {
     waiting: u32,
     ended: u32,
-    unfinished_uploads: u32,
+    without_record: u32,
 }
 
 impl Counts {
@@ -150,7 +205,7 @@ impl Counts {
             "payloads of the life before taken up",
             waiting = self.waiting,
             ended = self.ended,
-            unfinished_uploads = self.unfinished_uploads,
+            without_record = self.without_record,
         );
     }
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
+
 use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
 use crate::data::lease::{Lease, Leases};
-use crate::data::record::{self, Durability};
+use crate::data::record::{Durability, Shelf};
 use crate::event;
 use crate::store::Store;
 
@@ -22,6 +24,7 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// Removes directories, and tries those again that are being sent, or that the disk did not let go; cheap to clone.
 #[derive(Clone)]
 pub struct Remover {
+    shelf: Shelf,
     durability: Durability,
     leases: Leases,
     left: Arc<Mutex<Vec<Left>>>,
@@ -36,8 +39,8 @@ struct Left {
 
 impl Remover {
     /// With nothing to try again.
-    pub fn new(durability: Durability) -> Self {
-        Self { durability, leases: Leases::default(), left: Arc::default() }
+    pub fn new(shelf: Shelf, durability: Durability) -> Self {
+        Self { shelf, durability, leases: Leases::default(), left: Arc::default() }
     }
 
     /// Keeps a directory from being removed as long as the lease is there. `None` if it is being removed.
@@ -64,7 +67,7 @@ impl Remover {
     fn is_removed(&self, left: &mut Left) -> bool {
         let directory = &*left.directory;
         let Some(_lease) = self.leases.remove(directory) else { return false };
-        match record::discard(directory, self.durability) {
+        match self.shelf.discard(directory, self.durability) {
             Ok(()) => true,
             Err(error) => {
                 if !left.has_failed {
@@ -129,6 +132,10 @@ struct Cleaner {
 impl Cleaner {
     fn clean(&mut self) {
         self.remover.try_again();
+        // What is away is not gone: nobody is told so before it can be removed.
+        if !self.remover.shelf.is_in_place() {
+            return;
+        }
         let max_age_ms = MonotonicMs::try_from(self.max_age.as_millis()).unwrap_or(MonotonicMs::MAX);
         let cutoff = monotonic_ms() - max_age_ms;
         // The status changes first: whoever asks while the directory goes is told `Cleaned`, not half a ZIP.
@@ -146,7 +153,7 @@ impl Cleaner {
         }
         let (max_age, remover) = (self.max_age, &self.remover);
         self.leftovers.retain(|directory| {
-            let is_old = age(directory).is_none_or(|age| age > max_age);
+            let is_old = age(directory, now_ms() / 1000).is_none_or(|age| age > max_age);
             if is_old {
                 event!(Info, "directory of an earlier life removed", directory = directory.display());
                 remover.remove(directory);
@@ -156,8 +163,21 @@ impl Cleaner {
     }
 }
 
-/// Time since the last change in the directory itself; `None` if it is gone.
-fn age(directory: &Path) -> Option<Duration> {
+/// Time since the last change in the directory itself, or in what is in its place; `None` if it is gone. A change in the future,
+/// by a clock that was wrong, counts as one now, also in later lives.
+fn age(directory: &Path, now_s: i64) -> Option<Duration> {
     let modified_s = rustix::fs::lstat(directory).ok()?.st_mtime;
-    Some(Duration::from_secs(u64::try_from(now_ms() / 1000 - modified_s).unwrap_or(0)))
+    if modified_s > now_s {
+        let now = Timespec { tv_sec: now_s, tv_nsec: 0 };
+        let times = Timestamps { last_access: now, last_modification: now };
+        if let Err(errno) = utimensat(CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW) {
+            event!(
+                Warn,
+                "a directory has a date in the future that cannot be changed",
+                directory = directory.display(),
+                error = errno.to_string()
+            );
+        }
+    }
+    Some(Duration::from_secs(u64::try_from(now_s - modified_s).unwrap_or(0)))
 }

@@ -178,7 +178,7 @@ impl Client {
     /// The payload directories on disk.
     pub fn directories(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(&self.data).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.is_dir()).collect()
+        entries.filter(|path| path.is_dir() && path.file_name().unwrap() != ".orchestrator").collect()
     }
 
     /// Asserts that this same process still answers, and has no payload waiting or running.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, PATIENCE, binary, is_alive, line_of, place, wait_for};
 use crate::fault::Fault;
+use crate::records::{record_of, record_path};
 use crate::wire::{self, Answer, form, submit_form};
 
 /// A small file system of its own, unmounted at the end.
@@ -241,14 +242,9 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
     assert!(client.get("/health").json("data_path").unwrap().contains("Read-only"));
     let refused = submit_form(client.address, &form(&[("run.sh", b"true")]));
     assert_eq!(refused.error(503), "disk_failed");
-    // Nobody is told of what a next life would not know, however often he asks.
-    for _ in 0..2 {
-        let refused = client.post(&format!("/kill/{killed}"));
-        assert_eq!(refused.error(503), "not_noted");
-        assert!(refused.header("retry-after").is_some());
-        assert_eq!(status_of(&get(&client, &killed)), "Prepared");
-        assert_eq!(get(&client, &killed).json("killed").as_deref(), Some("false"));
-    }
+    // The records are open from the start on, and where they are the disk can be written.
+    assert_eq!(client.post(&format!("/kill/{killed}")).status, 200);
+    assert_eq!(status_of(&get(&client, &killed)), "Killed");
     // Where the payload is, the disk can be written; a file made by its path cannot be.
     let go = Command::new("sh").args(["-c", ": > go"]).current_dir(&directory).status();
     let own = format!("/proc/{}/cwd/go", line_of(&directory.join("pid")));
@@ -267,8 +263,7 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
     }
     // What could not be noted is noted now.
     wait_for("all records", || {
-        let records = client.directories().into_iter().map(|path| path.join(".orchestrator.payload"));
-        let mut records = records.map(|path| fs::read_to_string(path).unwrap_or_default());
+        let mut records = client.directories().into_iter().map(|path| record_of(&path));
         records.all(|text| !text.contains("Prepared") && !text.contains("Running")).then_some(())
     });
     client.kill();
@@ -280,7 +275,7 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
 }
 
 #[test]
-fn a_data_path_that_comes_back_has_all_its_payloads_and_another_in_its_place_is_locked_too() {
+fn a_data_path_that_comes_back_has_all_its_payloads_and_nothing_goes_to_another_in_its_place() {
     let (home, data) = place();
     let client = client_at(&data, &[]);
     let ended = client.run("echo result > made");
@@ -289,40 +284,28 @@ fn a_data_path_that_comes_back_has_all_its_payloads_and_another_in_its_place_is_
     client.wait_for_file(&running, "pid");
     let elsewhere = home.path().join("elsewhere");
     fs::rename(&data, &elsewhere).unwrap();
-    wait_for_state(&client, 503, 503);
-    let refused = get(&client, &ended);
-    assert_eq!(refused.error(503), "disk_failed");
-    assert!(refused.header("retry-after").is_some(), "{}", refused.head);
-    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
-    // Another disk.
+    // Before anybody has looked.
     fs::create_dir(&data).unwrap();
-    wait_for_state(&client, 200, 200);
-    wait_for("the lock", || data.join(".orchestrator.lock").exists().then_some(()));
-    let second = Command::new(binary())
-        .args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"])
-        .arg(&data)
-        .output()
-        .unwrap();
-    assert_eq!(second.status.code(), Some(2), "{}", String::from_utf8_lossy(&second.stderr));
-    let there: u32 = client.run("true").parse().unwrap();
-    fs::rename(&data, home.path().join("other")).unwrap();
+    let refused = submit_form(client.address, &form(&[("run.sh", b"true")]));
+    assert!(refused.status >= 500, "{}", refused.text());
+    wait_for_state(&client, 503, 503);
+    assert!(client.get("/ready").text().contains("not mounted"), "{}", client.get("/ready").text());
+    assert_eq!(get(&client, &ended).error(503), "disk_failed");
+    assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(503), "disk_failed");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "what the disk hid is written to");
     // The first one again.
+    fs::remove_dir(&data).unwrap();
     fs::rename(&elsewhere, &data).unwrap();
     wait_for_state(&client, 200, 200);
     assert_eq!(get(&client, &ended).files(), files);
     fs::write(client.loc(&running).join("go"), "").unwrap();
     assert_eq!(client.result(&running).file(".orchestrator.out"), "on\n");
     let again: u32 = client.run("true").parse().unwrap();
-    assert!(again > there);
     client.kill();
     let next = client_at(&data, &[]);
     assert_eq!(get(&next, &ended).files(), files);
     let last: u32 = next.run("true").parse().unwrap();
     assert!(last > again, "{last} {again}");
-    drop(next);
-    let other = client_at(&home.path().join("other"), &[]);
-    let id: u32 = other.run("true").parse().unwrap();
-    assert!(id > there, "{id} was given before, {there} was the last");
 }
 
 // --- broken
@@ -333,23 +316,26 @@ fn an_upload_that_the_disk_fails_is_refused_at_each_step_leaves_nothing_and_the_
     // The age, since so often it is tried again to remove what could not be.
     let client = client_at(&data, &[("MAX_AGE", "8")]);
     let body = form(&[("run.sh", b"#!/bin/sh\ntrue"), ("tool", b"#!/bin/sh\n"), ("a/b/c", b"x")]);
+    let shelf = data.join(".orchestrator/records").canonicalize().unwrap();
     for (step, calls, effect) in [
         ("the directory", "?mkdir,?mkdirat", "error=EIO"),
         ("the second file or directory", "?open,openat", "error=EIO:when=2+"),
         ("a directory in it", "?mkdir,?mkdirat", "error=EIO:when=2+"),
         ("a mode", "fchmod", "error=EIO"),
-        ("the record", "?rename,?renameat,?renameat2", "error=EIO"),
-        ("the record on a full disk", "?rename,?renameat,?renameat2", "error=ENOSPC"),
+        ("the record", "?open,openat", "error=EIO"),
+        ("the record on a full disk", "?open,openat", "error=ENOSPC"),
         ("a file on a full disk", "?open,openat", "error=ENOSPC:when=2+"),
         ("a quota", "?mkdir,?mkdirat", "error=EDQUOT"),
     ] {
-        let Some(mut fault) = Fault::inject(&client, calls, effect, &[]) else { return };
+        // In there only, where it is the record.
+        let all: &[&Path] = if step.starts_with("the record") { &[&shelf] } else { &[] };
+        let Some(mut fault) = Fault::inject(&client, calls, effect, all) else { return };
         let mut answer = submit_form(client.address, &body);
         if answer.status == 503 {
             // The look of each second has met the fault before, or what was left of the last one.
             drop(fault);
             wait_for_state(&client, 200, 200);
-            let Some(again) = Fault::inject(&client, calls, effect, &[]) else { return };
+            let Some(again) = Fault::inject(&client, calls, effect, all) else { return };
             fault = again;
             answer = submit_form(client.address, &body);
         }
@@ -415,7 +401,7 @@ fn a_disk_that_fails_all_writes_is_told_until_it_works_again() {
 #[test]
 fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
     for (file, word) in [
-        (".orchestrator.payload", "record cannot be written"),
+        ("its record", "record cannot be written"),
         (".orchestrator.out", "cannot create .orchestrator.out"),
         (".orchestrator.err", "cannot create .orchestrator.err"),
     ] {
@@ -426,21 +412,17 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
         let first_directory = client.wait_for_file(&first, "pid").parent().unwrap().to_owned();
         let id = client.run(&format!("echo ran >> {}", journal.display()));
         let path = client.loc(&id).join(file);
-        // A record that cannot be written over the old one is tried beside it.
-        let beside = path.with_file_name(format!("{file}.new"));
-        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[&path, &beside]) else {
-            return;
-        };
+        // Records are opened by their names alone.
+        let name = Path::new(path.parent().unwrap().file_name().unwrap());
+        let fails = if file == "its record" { name } else { &path };
+        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[fails]) else { return };
         fs::write(first_directory.join("go"), "").unwrap();
         let told = client.ended(&id);
         assert_eq!(status_of(&told), "Failed", "{file}");
         let error = told.json("error").unwrap();
         assert!(error.contains(word) && error.contains("os error 5"), "{error}");
         drop(fault);
-        wait_for("the record", || {
-            let record = fs::read_to_string(path.with_file_name(".orchestrator.payload")).unwrap();
-            record.contains("Failed").then_some(())
-        });
+        wait_for("the record", || record_of(path.parent().unwrap()).contains("Failed").then_some(()));
         client.result(&client.run("true"));
         client.kill();
         let next = client_at(&data, &[]);
@@ -451,27 +433,89 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
 }
 
 #[test]
+fn a_kill_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
+    let (_home, data) = place();
+    let journal = data.with_file_name("journal");
+    let client = client_at(&data, &[]);
+    let running = client.run(&until_go(""));
+    client.wait_for_file(&running, "pid");
+    let waiting = client.run(&format!("echo ran >> {}", journal.display()));
+    let places = [&running, &waiting].map(|id| client.loc(id));
+    let names = places.each_ref().map(|place| Path::new(place.file_name().unwrap()));
+    let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &names) else { return };
+    // However often somebody asks.
+    for _ in 0..2 {
+        for (id, status) in [(&waiting, "Prepared"), (&running, "Running")] {
+            let refused = client.post(&format!("/kill/{id}"));
+            assert_eq!(refused.error(503), "not_noted");
+            assert!(refused.header("retry-after").is_some());
+            let told = get(&client, id);
+            assert_eq!((told.status, status_of(&told)), (202, status.to_owned()));
+            assert_eq!(told.json("killed").as_deref(), Some("false"));
+            assert_eq!(told.json("error").as_deref(), Some("null"));
+        }
+    }
+    drop(fault);
+    for id in [&waiting, &running] {
+        assert_eq!(status_of(&client.ended(id)), "Killed");
+        assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
+    }
+    client.kill();
+    let next = client_at(&data, &[]);
+    for id in [&waiting, &running] {
+        assert_eq!(status_of(&get(&next, id)), "Killed");
+    }
+    next.result(&next.run("true"));
+    assert!(!journal.exists());
+}
+
+/// A waiting payload is not failed, cleaned, forgotten, and run by the next life.
+#[test]
+fn a_data_path_that_is_away_for_longer_than_max_age_brings_nothing_back() {
+    let (home, data) = place();
+    let journal = data.with_file_name("journal");
+    let client = client_at(&data, &[("MAX_AGE", "1")]);
+    let running = client.run(&until_go(""));
+    client.wait_for_file(&running, "pid");
+    let waiting = client.run(&format!("echo ran >> {}", journal.display()));
+    let ended = client.loc(&running);
+    let elsewhere = home.path().join("elsewhere");
+    fs::rename(&data, &elsewhere).unwrap();
+    wait_for_state(&client, 503, 503);
+    assert_eq!(client.post(&format!("/kill/{waiting}")).status, 200);
+    fs::write(elsewhere.join(ended.file_name().unwrap()).join("go"), "").unwrap();
+    // Several times its age.
+    thread::sleep(Duration::from_secs(4));
+    for id in [&waiting, &running] {
+        assert_ne!(get(&client, id).status, 404, "{}", client.log());
+        assert_ne!(status_of(&get(&client, id)), "Cleaned");
+    }
+    fs::rename(&elsewhere, &data).unwrap();
+    wait_for_state(&client, 200, 200);
+    wait_for("the removal of both", || client.directories().is_empty().then_some(()));
+    drop(client);
+    let next = client_at(&data, &[]);
+    next.result(&next.run("true"));
+    assert_eq!(get(&next, &waiting).error(404), "unknown_id");
+    assert!(!journal.exists());
+}
+
+#[test]
 fn an_end_that_cannot_be_noted_is_told_all_the_same_and_noted_when_the_disk_works() {
     for is_healed in [true, false] {
         let (_home, data) = place();
         let client = client_at(&data, &[]);
         let id = client.run(&until_go("echo result > made"));
         let directory = client.wait_for_file(&id, "pid").parent().unwrap().to_owned();
-        let files = [".orchestrator.payload", ".orchestrator.payload.new"].map(|name| directory.join(name));
-        let paths = [&*files[0], &*files[1]];
-        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &paths) else {
-            return;
-        };
+        let name = Path::new(directory.file_name().unwrap());
+        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[name]) else { return };
         fs::write(directory.join("go"), "").unwrap();
         let answer = client.result(&id);
         assert_eq!(answer.file("made"), "result\n");
         assert!(client.log().contains("cannot write the record"), "{}", client.log());
         if is_healed {
             drop(fault);
-            wait_for("the record", || {
-                let record = fs::read_to_string(directory.join(".orchestrator.payload")).unwrap();
-                record.contains("Completed").then_some(())
-            });
+            wait_for("the record", || record_of(&directory).contains("Completed").then_some(()));
             client.kill();
         } else {
             client.signal("KILL");
@@ -569,7 +613,8 @@ fn a_directory_that_the_disk_does_not_let_go_is_removed_when_it_does() {
 fn a_refused_upload_that_the_disk_does_not_let_go_is_removed_when_it_does() {
     let (_home, data) = place();
     let client = client_at(&data, &[("MAX_AGE", "2")]);
-    let calls = "?rename,?renameat,?renameat2,?unlink,?unlinkat,?rmdir";
+    // The mark of the ids, and then the removal.
+    let calls = "pwrite64,?unlink,?unlinkat,?rmdir";
     let Some(fault) = Fault::inject(&client, calls, "error=EIO", &[]) else { return };
     assert_eq!(submit_form(client.address, &form(&[("run.sh", b"true")])).error(500), "disk_failed");
     assert_eq!(client.directories().len(), 1);
@@ -601,7 +646,7 @@ fn a_start_tells_what_it_cannot_read_and_removes_nothing_of_it() {
     let client = client_at(&data, &[]);
     let id = client.run("echo result > made");
     client.result(&id);
-    let record = client.directories()[0].join(".orchestrator.payload");
+    let record = record_path(&client.directories()[0]);
     client.kill();
     let traced = |calls: &str, path: &Path| {
         let mut command = Command::new("strace");
@@ -620,8 +665,9 @@ fn a_start_tells_what_it_cannot_read_and_removes_nothing_of_it() {
         text.contains("cannot take up the payloads of DATA_PATH") && text.contains("os error 5"),
         "{text}"
     );
-    for calls in ["read", "?open,openat"] {
-        let client = Client::spawn(traced(calls, &record), &data);
+    // It is opened by its name alone.
+    for (calls, path) in [("read", &*record), ("?open,openat", Path::new(record.file_name().unwrap()))] {
+        let client = Client::spawn(traced(calls, path), &data);
         assert_eq!(get(&client, &id).error(404), "unknown_id");
         assert!(client.log().contains("payload cannot be taken up"), "{}", client.log());
         let other: u32 = client.run("true").parse().unwrap();
@@ -877,22 +923,20 @@ fn what_is_to_withstand_a_power_cut_is_synced_in_the_right_order() {
     let calls = trace.calls();
     let (data, directory) = (data.canonicalize().unwrap(), directory.canonicalize().unwrap());
     let within = |call: &str, path: &Path| format!("{call} <{}>", path.display());
-    let new = directory.join(".orchestrator.payload.new");
-    let rename = format!("rename {}", new.display());
-    let noted = [within("fsync(", &new), rename, within("fsync(", &directory)];
-    let [fsync_record, rename, fsync_directory] = noted.each_ref().map(String::as_str);
+    let record = within("fdatasync(", &record_path(&directory));
+    let shelf = within("fsync(", &data.join(".orchestrator/records"));
     let (files, mark) = (within("syncfs(", &data), within("fdatasync(", &data.join(".orchestrator.lock")));
     let fsync_data = within("fsync(", &data);
-    let taken = in_order(&calls, &[&files, &mark, fsync_record, rename, fsync_directory, &fsync_data]);
+    let taken = in_order(&calls, &[&files, &mark, &record, &shelf, &fsync_data]);
     let answers = |from: usize| calls[from..].iter().position(|(_, call)| call.contains("HTTP/1.1 200"));
     assert!(answers(taken).is_some());
     assert_eq!(calls[..taken].iter().filter(|(_, call)| call.contains("HTTP/1.1 200")).count(), 0);
-    let started = in_order(&calls[taken..], &[fsync_record, rename, fsync_directory]) + taken;
+    let started = in_order(&calls[taken..], &[&record]) + taken;
     let run = calls.iter().position(|(_, call)| call.starts_with("execve(\"./run.sh\"")).unwrap();
     assert!(started < run, "{started} {run}");
     let results = within("syncfs(", &directory);
     let exit = "openat( .orchestrator.exit";
-    in_order(&calls[run..], &[exit, &results, fsync_record, rename, fsync_directory]);
+    in_order(&calls[run..], &[exit, &results, &record]);
 }
 
 #[test]
@@ -907,7 +951,7 @@ fn what_need_not_withstand_a_power_cut_is_not_synced_at_all() {
     wait_for("the removal", || client.directories().is_empty().then_some(()));
     drop(client);
     let calls = trace.calls();
-    assert!(calls.iter().any(|(_, call)| call.starts_with("rename")), "nothing was traced");
+    assert!(calls.iter().any(|(_, call)| call.starts_with("openat")), "nothing was traced");
     let syncs = |call: &String| call.contains("sync") || call.contains("SYNC");
     let found: Vec<_> = calls.iter().map(|(_, call)| call).filter(|call| syncs(call)).collect();
     assert!(found.is_empty(), "{found:?}");

@@ -376,7 +376,7 @@ fn a_directory_that_is_moved_away_or_replaced_is_a_clear_error() {
     nothing_is_left(&client, &[], "directories that were moved away");
     let is_ours = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
-        !name.ends_with(".moved") && !name.starts_with(".orchestrator.")
+        !name.ends_with(".moved") && !name.starts_with(".orchestrator")
     };
     wait_for("the removal of what stands for the directories", || {
         (!listing(&client.data).iter().any(is_ours)).then_some(())
@@ -405,6 +405,33 @@ fn as_nobody(home: &Path, settings: &[(&str, &str)]) -> Option<Client> {
         .arg(&data);
     command.envs(settings.iter().copied()).current_dir(home);
     Some(Client::spawn(command, &data))
+}
+
+/// What the client knows of a payload is where the payload closes nothing.
+#[test]
+fn what_a_payload_closes_is_its_result_in_the_next_life_too() {
+    let home = tempfile::tempdir().unwrap();
+    let Some(first) = as_nobody(home.path(), &[]) else { return };
+    let scripts =
+        ["chmod -R a-w .", "chmod 0 .", "chmod 0 .; exit 3", "mkdir a; echo x > a/b; chmod 0 a/b a ."];
+    let ids = scripts.map(|script| first.run(&format!("echo result > r.txt; {script}\n")));
+    let is_ended = |answer: &Answer| answer.status == 200;
+    for (id, script) in ids.iter().zip(scripts) {
+        first.retrieve_when(id, is_ended);
+        let exit = first.get(&format!("/retrieve_partial/{id}")).file(".orchestrator.exit");
+        assert_eq!(exit.trim(), if script.ends_with('3') { "3" } else { "0" }, "{script}");
+    }
+    first.kill();
+    let Some(next) = as_nobody(home.path(), &[]) else { return };
+    for (id, script) in ids.iter().zip(scripts) {
+        let answer = next.get(&format!("/retrieve/{id}"));
+        if script.ends_with('3') {
+            assert_eq!(answer.json("exit_code").as_deref(), Some("3"), "{script}: {}", answer.text());
+            assert_eq!(next.get(&format!("/retrieve_partial/{id}")).file("r.txt"), "result\n", "{script}");
+        } else {
+            assert_eq!(answer.file("r.txt"), "result\n", "{script}");
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod network;
 mod outage;
 mod process;
 mod queueing;
+mod records;
 mod resources;
 mod restart;
 mod retention;

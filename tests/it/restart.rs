@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use crate::client::{Client, is_alive, line_of, place, processes_of, wait_for};
+use crate::records::{record_of, record_path};
 use crate::wire;
 
 const FOR_EVER: &str = "#!/bin/sh\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
@@ -84,12 +86,7 @@ fn what_was_being_killed_is_killed() {
     let id = first.run("#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n");
     let pid = line_of(&first.wait_for_file(&id, "pid"));
     assert_eq!(first.post(&format!("/kill/{id}")).status, 200);
-    wait_for("the note of the kill", || {
-        fs::read_to_string(first.directories()[0].join(".orchestrator.payload"))
-            .ok()?
-            .contains("Killed")
-            .then_some(())
-    });
+    wait_for("the note of the kill", || record_of(&first.directories()[0]).contains("Killed").then_some(()));
     first.kill();
     let next = Client::at(&data, &[]);
     let answer = next.get(&format!("/retrieve/{id}"));
@@ -262,9 +259,10 @@ fn a_record_that_is_damaged_or_copied_is_told_and_left_alone() {
     }
     let [damaged, copied] = first.directories().try_into().unwrap();
     first.kill();
-    fs::write(damaged.join(".orchestrator.payload"), "{\"version\":1").unwrap();
+    fs::write(record_path(&damaged), "{\"version\":1").unwrap();
     let copy = data.join("1b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f52");
     assert!(std::process::Command::new("cp").arg("-r").args([&copied, &copy]).status().unwrap().success());
+    fs::copy(record_path(&copied), record_path(&copy)).unwrap();
     let next = Client::at(&data, &[]);
     let known = ids.iter().filter(|id| next.get(&format!("/retrieve/{id}")).status == 200).count();
     assert_eq!(known, 1);
@@ -275,13 +273,74 @@ fn a_record_that_is_damaged_or_copied_is_told_and_left_alone() {
 }
 
 #[test]
-fn the_note_of_a_payload_is_no_part_of_its_result() {
+fn the_record_of_a_payload_is_no_part_of_its_directory_nor_of_its_result() {
     let client = Client::start();
-    let answer = client.result(&client.run("mkdir -p sub; echo x > sub/.orchestrator.payload"));
-    let names: Vec<String> = answer.files().into_iter().map(|file| file.0).collect();
-    assert!(names.contains(&"sub/.orchestrator.payload".to_owned()), "{names:?}");
-    assert!(!names.contains(&".orchestrator.payload".to_owned()), "{names:?}");
-    assert!(client.directories()[0].join(".orchestrator.payload").exists());
+    let names = |answer: &wire::Answer| -> Vec<String> {
+        answer.files().into_iter().map(|file| file.0).filter(|name| name.contains("orchestrator")).collect()
+    };
+    let expected = [".orchestrator.err", ".orchestrator.exit", ".orchestrator.out"];
+    let mut found = names(&client.result(&client.run("true")));
+    found.sort();
+    assert_eq!(found, expected);
+    // What a payload writes there itself is its own.
+    let answer = client.result(&client.run("echo x > .orchestrator.payload"));
+    assert_eq!(answer.file(".orchestrator.payload"), "x\n");
+    let record = record_path(&client.directories()[0]);
+    assert_eq!(fs::metadata(record.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(record).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+/// As version 0.1.0 left it: records in the directories of payloads, the mark of the ids a line.
+#[test]
+fn what_version_0_1_0_left_is_taken_up_once() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let ended = first.run("echo on > made");
+    first.result(&ended);
+    let running = first.run(FOR_EVER);
+    first.wait_for_file(&running, "pid");
+    let waiting = first.run("echo ran");
+    first.kill();
+    let directories: Vec<PathBuf> = fs::read_dir(&data)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("run.sh").exists())
+        .collect();
+    assert_eq!(directories.len(), 3);
+    for directory in &directories {
+        fs::write(directory.join(".orchestrator.payload"), record_of(directory) + "   \n").unwrap();
+    }
+    fs::remove_dir_all(data.join(".orchestrator")).unwrap();
+    fs::write(data.join(".orchestrator.lock"), "0000123456\n").unwrap();
+    let next = Client::at(&data, &[]);
+    assert_eq!(next.result(&waiting).file(".orchestrator.out"), "ran\n");
+    drop(next);
+    for _ in 0..2 {
+        let next = Client::at(&data, &[("LOG", "error")]);
+        assert_eq!(next.get(&format!("/retrieve/{ended}")).file("made"), "on\n");
+        assert_eq!(status(&next, &running), "Failed");
+        assert!(directories.iter().all(|directory| !directory.join(".orchestrator.payload").exists()));
+        assert!(next.run("true").parse::<u32>().unwrap() >= 123_456);
+        next.kill();
+    }
+}
+
+/// What a payload writes where version 0.1.0 had its records is nothing to the next life.
+#[test]
+fn a_payload_forges_no_record() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    let script = r#"for at in . ../1b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f52; do
+        mkdir -p $at
+        printf '{"version":1,"directory":"%s","id":777,"status":"Completed","killed":false,"pid":1,"exit_code":0,"signal":null,"error":null,"created_at":1,"started_at":1,"finished_at":1,"usage":{"wall_s":0.0,"user_s":0.0,"system_s":0.0,"max_rss_bytes":0}}' \
+            "$(basename "$(cd $at && pwd)")" > $at/.orchestrator.payload
+        done; exit 3"#;
+    let id = first.run(script);
+    assert_eq!(first.ended(&id).json("status").as_deref(), Some("Failed"));
+    first.kill();
+    let next = Client::at(&data, &[]);
+    assert_eq!(next.get("/retrieve/777").error(404), "unknown_id");
+    assert_eq!(next.get(&format!("/retrieve/{id}")).json("exit_code").as_deref(), Some("3"));
 }
 
 /// Under load, in every state, again and again: each payload has one outcome, and it is the right one.
@@ -330,8 +389,7 @@ fn a_client_that_is_killed_again_and_again_loses_and_mixes_up_nothing() {
     }
     // One that was taken, but not yet answered, when the client was killed is a payload all the same.
     wait_for("the end of all", || (last.health("waiting") + last.health("running") == 0).then_some(()));
-    let records =
-        last.directories().iter().filter(|path| path.join(".orchestrator.payload").exists()).count();
+    let records = last.directories().iter().filter(|path| record_path(path).exists()).count();
     assert_eq!(records, last.directories().len(), "a stray directory");
     assert!(records >= expected.len() && records <= expected.len() + 4 * 12);
     assert_eq!(no_strays(&data), Vec::<String>::new());

@@ -257,7 +257,7 @@ fn unpacks_to_the_same(answer: &Answer, directory: &Path) {
         Ok(status) => assert!(status.success()),
     }
     let list = |root: &Path| {
-        // A mode of the root itself and sizes of directories are nobody's business, the client's note of it is not the payload's.
+        // A mode of the root itself and sizes of directories are nobody's business.
         let format = "%P %y %m %l\\n";
         let output = Command::new("find")
             .arg(root)
@@ -267,9 +267,6 @@ fn unpacks_to_the_same(answer: &Answer, directory: &Path) {
                 "!",
                 "-type",
                 "p",
-                "!",
-                "-name",
-                ".orchestrator.payload",
                 "!",
                 "-name",
                 ".orchestrator.skipped",

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::records::record_of;
 use crate::rig::{Rig, Wiring, poll};
 use crate::user::{Answer, Job, is_final};
 
@@ -157,9 +158,8 @@ fn judge(rig: &Rig, job: &Sent, end: &str, record: Option<&Record>) -> &'static 
 fn payloads_of(data: &Path) -> HashMap<String, Vec<Record>> {
     let mut found: HashMap<String, Vec<Record>> = HashMap::new();
     for directory in directories(data) {
-        let record = fs::read_to_string(directory.join(".orchestrator.payload"));
-        let record =
-            record.unwrap_or_else(|error| panic!("stray directory {}: {error}", directory.display()));
+        let record = record_of(&directory);
+        assert!(!record.is_empty(), "stray directory {}", directory.display());
         let token = fs::read_to_string(directory.join("token")).unwrap();
         found.entry(token).or_default().push(miniserde::json::from_str(&record).unwrap());
     }
@@ -168,7 +168,7 @@ fn payloads_of(data: &Path) -> HashMap<String, Vec<Record>> {
 
 fn directories(data: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
-    entries.filter(|path| path.is_dir()).collect()
+    entries.filter(|path| path.is_dir() && path.file_name().unwrap() != ".orchestrator").collect()
 }
 
 fn strays(data: &Path) -> Vec<String> {

@@ -13,6 +13,8 @@
 mod crashes;
 mod endings;
 mod gdock;
+#[path = "../it/records.rs"]
+mod records;
 mod results;
 mod rig;
 mod scale;

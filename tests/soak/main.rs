@@ -24,6 +24,8 @@ mod ledger;
 mod load;
 mod processes;
 mod program;
+#[path = "../it/records.rs"]
+mod records;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wire;
@@ -44,6 +46,7 @@ use ledger::{Ledger, Ms, Span, now};
 use load::Load;
 use processes::{Held, of_payloads};
 use program::{Options, free_port, wait_until};
+use records::record_of;
 
 /// How long all processes of a life may outlive it.
 const STRAYS_WAIT: Duration = Duration::from_secs(2);
@@ -304,7 +307,7 @@ impl Soak {
     fn match_directories(ledger: &mut Ledger, client: &Client) -> HashSet<u32> {
         let mut known = HashSet::new();
         for directory in client.directories() {
-            let record = fs::read_to_string(directory.join(".orchestrator.payload")).unwrap_or_default();
+            let record = record_of(&directory);
             let Some(id) = wire::json_field(&record, "id").and_then(|id| id.parse().ok()) else {
                 ledger.violation(format!("stray directory {}", directory.display()));
                 continue;
