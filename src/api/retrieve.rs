@@ -202,9 +202,13 @@ impl Source {
             return HttpError::new(500, "answer_failed", message);
         };
         match Errno::from_io_error(source) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
-                let message = "The host has no descriptors or memory left for this archive; ask again.";
-                HttpError::new(503, "busy", message).retry_after(RETRY_AFTER_S)
+            Some(Errno::MFILE | Errno::NFILE) => {
+                let message = "The client has no free descriptor for this archive; ask again later.";
+                HttpError::new(503, "no_descriptors", message).retry_after(RETRY_AFTER_S)
+            }
+            Some(Errno::NOMEM) => {
+                let message = "The host has no memory left for this archive; ask again later.";
+                HttpError::new(503, "no_memory", message).retry_after(RETRY_AFTER_S)
             }
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.gone(),
             // With DATA_PATH all directories are closed, too.

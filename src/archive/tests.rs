@@ -259,6 +259,31 @@ fn a_name_that_is_not_utf_8_takes_no_other_ones_place() {
     assert_eq!(entries[&b"b%FF/file"[..]].data, b"b\xff");
     assert_eq!(entries[&b"b%25/file"[..]].data, b"b%25");
     assert_others_read(&bytes);
+    assert_java_reads(&bytes);
+}
+
+/// Java is the strictest of the readers: it refuses all of an archive for one name that it cannot decode. Needs a JDK, else nothing
+/// is tried.
+fn assert_java_reads(zip: &[u8]) {
+    let modules = Command::new("java").arg("--list-modules").output();
+    if !modules.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("jdk.compiler")) {
+        return;
+    }
+    let program = "import java.util.zip.*;
+        class Read { public static void main(String[] arguments) throws Exception {
+            var count = 0;
+            try (var zip = new ZipFile(arguments[0])) { count = zip.size(); }
+            try (var zip = new ZipInputStream(new java.io.FileInputStream(arguments[0]))) {
+                while (zip.getNextEntry() != null) count--;
+            }
+            System.exit(count);
+        } }";
+    let home = tempdir().unwrap();
+    let (source, archive) = (home.path().join("Read.java"), home.path().join("a.zip"));
+    fs::write(&source, program).unwrap();
+    fs::write(&archive, zip).unwrap();
+    let output = Command::new("java").arg(source).arg(archive).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Bytes of MS-DOS time and date in all records.
