@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd as _, OwnedFd};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -422,6 +422,12 @@ pub fn unsent_bytes(socket: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the descriptor is open for as long as it is borrowed, and the request writes one int.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
     Ok(u64::try_from(count).unwrap_or(0))
+}
+
+/// A descriptor as what it is, for types that can only be made of its number.
+pub fn adopt<T: FromRawFd>(descriptor: OwnedFd) -> T {
+    // SAFETY: it is open, and owned by nobody else from here on.
+    unsafe { T::from_raw_fd(descriptor.into_raw_fd()) }
 }
 
 /// Has all threads share one heap (`mallopt(3)`), before any is started: glibc reserves 64 MiB of the address space for the heap

@@ -14,22 +14,32 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 
 /// Asks. The error is one line for the user.
 pub fn ask(settings: &Settings) -> Result<(), String> {
-    let address = SocketAddr::new(reachable(settings.host), settings.port);
-    let answer = get_health(address).map_err(|error| format!("no client answers on {address}: {error}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    if head.starts_with("HTTP/1.1 200 ") {
-        Ok(())
-    } else {
-        Err(format!("the client on {address} is not well: {}", body.trim()))
+    let hosts = reachable(settings.host);
+    let mut failed = String::new();
+    for host in hosts {
+        let address = SocketAddr::new(host, settings.port);
+        match get_health(address) {
+            Err(error) => failed = format!("no client answers on {address}: {error}"),
+            Ok(answer) => {
+                let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+                if head.starts_with("HTTP/1.1 200 ") {
+                    return Ok(());
+                }
+                return Err(format!("the client on {address} is not well: {}", body.trim()));
+            }
+        }
     }
+    Err(failed)
 }
 
-/// A client that listens on all addresses is asked on the loopback one.
-fn reachable(host: IpAddr) -> IpAddr {
+/// A client that listens on all addresses is asked on the loopback ones, first on that which most machines have.
+fn reachable(host: IpAddr) -> Vec<IpAddr> {
     match host {
-        IpAddr::V4(address) if address.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(address) if address.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        other => other,
+        IpAddr::V4(address) if address.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+        IpAddr::V6(address) if address.is_unspecified() => {
+            vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()]
+        }
+        other => vec![other],
     }
 }
 

@@ -16,7 +16,7 @@ mod watch;
 mod wire;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as ProbeListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 use may::coroutine;
 use may::net::{TcpListener, TcpStream};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
 pub use blocking::wait_for_disk;
 pub use body::{Body, Chunks};
@@ -34,7 +36,7 @@ pub use response::Response;
 pub use waiting::Waiting;
 pub use watch::{Caller, Watch};
 
-use crate::event;
+use crate::{event, sys};
 use connection::Connection;
 use pace::Pool;
 
@@ -60,6 +62,9 @@ const ACCEPT_TOLD: Duration = Duration::from_secs(60);
 /// How long a start waits for its address.
 const BIND_WAIT: Duration = Duration::from_secs(1);
 const BIND_PAUSE: Duration = Duration::from_millis(2);
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: i32 = 1024;
 
 /// Connections above the limit that are still told 503; those above these are closed without a word.
 const MAX_REFUSALS: usize = 64;
@@ -224,11 +229,33 @@ fn bind_soon(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
+/// All addresses of a kernel without IPv6 are those of IPv4.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    // The listener of `may` sets SO_REUSEPORT, with which two servers on one port would share its connections without an
-    // error. Binding once without it finds the other one.
-    drop(ProbeListener::bind(address)?);
-    TcpListener::bind(address)
+    match bind_one(address) {
+        Err(Errno::AFNOSUPPORT) if address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) => {
+            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        other => other,
+    }
+    .map_err(io::Error::from)
+}
+
+/// Not by the listener of `may`, which sets SO_REUSEPORT: two servers on one port would share its connections without an error.
+fn bind_one(address: SocketAddr) -> Result<TcpListener, Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        // `::` is all addresses of both families.
+        sockopt::set_ipv6_v6only(&socket, false)?;
+    }
+    // For the connections, which have it from here (tcp(7)): answers are written whole or in full chunks, and waiting for more
+    // would only add latency.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    net::bind(&socket, &address)?;
+    net::listen(&socket, BACKLOG)?;
+    Ok(sys::adopt(socket))
 }
 
 /// The defaults of `may` suit a big server, not a board (DESIGN.md, hazards 3 and 7).

@@ -59,8 +59,6 @@ impl Wire {
     }
 
     pub(super) fn prepare(&mut self) -> io::Result<()> {
-        // Responses are written whole or in full chunks: waiting for more would only add latency.
-        self.stream.set_nodelay(true)?;
         // Half, for a look in between at what the peer takes: see `write`.
         self.stream.set_write_timeout(Some(self.stall_timeout / 2))
     }

@@ -286,7 +286,7 @@ mod tests {
     fn defaults_are_those_of_the_contract() {
         let settings = Settings::from_lookup(|_| None).expect("defaults");
         assert_eq!(settings.port, 9000);
-        assert_eq!(settings.host.to_string(), "0.0.0.0");
+        assert_eq!(settings.host.to_string(), "::");
         assert_eq!(settings.max_age, Duration::from_secs(864_000));
         assert_eq!(settings.grace, Duration::from_secs(20));
         assert_eq!(settings.time_limit, None);

@@ -33,8 +33,8 @@ pub(super) const PORT: Setting = Setting {
 };
 pub(super) const HOST: Setting = Setting {
     name: "HOST",
-    default: "0.0.0.0",
-    accepts: "an IP address, such as 0.0.0.0, 127.0.0.1 or ::",
+    default: "::",
+    accepts: "an IP address without brackets, such as 127.0.0.1, 0.0.0.0, ::1 or ::",
     help: "address to listen on",
 };
 pub(super) const DATA_PATH: Setting = Setting {

@@ -158,7 +158,11 @@ fn a_mistake_stays_on_its_line_whatever_is_in_it() {
 fn a_bad_value_ends_with_2_and_one_line_that_names_setting_and_value_and_rule() {
     for (name, values, rule) in [
         ("PORT", &["abc", "65536", "-1", "80 ", "0x50", "9000/tcp"][..], "a port number, 0 to 65535"),
-        ("HOST", &["localhost", "1.2.3", "127.0.0.1:80", "[::1]"], "an IP address, such as 0.0.0.0"),
+        (
+            "HOST",
+            &["localhost", "1.2.3", "127.0.0.1:80", "[::1]"],
+            "an IP address without brackets, such as 127.0.0.1",
+        ),
         ("MAX_AGE", &["0", "-1", "1.5", "1w", "4294967296"], "a time from 1ms, such as 90 or 90s"),
         ("MAX_JOBS", &["0", "-1", "65536", "two"], "a whole number, 1 to 65535"),
         ("TIME_LIMIT", &["-1", "1H", "x"], "a time, such as 0, 90 or 90s, 500ms, 15m"),
@@ -316,12 +320,15 @@ fn it_listens_on_the_address_that_it_is_given() {
         ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
         ("::1", "[::1]", "::1"),
         ("::", "[::]", "::1"),
+        ("::", "[::]", "127.0.0.1"),
+        // The default.
+        ("", "[::]", "127.0.0.1"),
     ] {
-        if TcpListener::bind((host, 0)).is_err() {
-            println!("skipped: {host} is no address here");
+        if TcpListener::bind((asked, 0)).is_err() || TcpListener::bind("[::]:0").is_err() {
+            println!("skipped: {asked} is no address here");
             continue;
         }
-        let data = home.path().join(host);
+        let data = home.path().join(format!("{host}{asked}"));
         let mut command = Command::new(binary());
         command.args(["client", "--port=0", "--host", host, "--data-path"]).arg(&data);
         let client = Client::spawn(command, &data);
@@ -334,6 +341,26 @@ fn it_listens_on_the_address_that_it_is_given() {
             std::net::TcpStream::connect(("127.0.0.1", client.address.port())).unwrap_err();
         }
     }
+}
+
+#[test]
+fn without_ipv6_the_default_is_all_of_ipv4_and_the_start_line_says_so() {
+    let (_home, data) = crate::client::place();
+    let mut command = Command::new("strace");
+    command.args(["-o", "/dev/null", "-e", "trace=socket", "-e", "inject=socket:error=EAFNOSUPPORT:when=1"]);
+    if !command.arg("true").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: strace may not trace");
+        return;
+    }
+    let mut command = Command::new("strace");
+    // Its child is the tracer, so that it is the client that is ended.
+    command.args(["-D", "-o", "/dev/null", "-e", "trace=socket"]);
+    command.args(["-e", "inject=socket:error=EAFNOSUPPORT:when=1"]);
+    command.arg(binary()).args(["client", "--port=0", "--data-path"]).arg(&data);
+    let client = Client::spawn(command, &data);
+    assert!(client.log().contains("address=0.0.0.0:"), "{}", client.log());
+    let address = SocketAddr::from(([127, 0, 0, 1], client.address.port()));
+    assert_eq!(wire::call(address, "GET", "/").status, 200);
 }
 
 #[test]
