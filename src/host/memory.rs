@@ -5,8 +5,8 @@ use rustix::process::{Resource, getrlimit};
 use super::Room;
 use crate::event;
 
-/// Connections may have an eighth of the memory, and half of the address space.
-const SHARE_OF_MEMORY: u64 = 8;
+/// Connections may have a sixth of the memory, and half of the address space.
+const SHARE_OF_MEMORY: u64 = 6;
 const SHARE_OF_ADDRESSES: u64 = 2;
 
 /// What a connection takes that waits for its next request: two pages of its stack, and what client and kernel keep of it.
@@ -24,7 +24,8 @@ const MAX_REFUSALS: usize = 64;
 const FIXED_THREADS: u64 = 16;
 const THREAD_STACK_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Transfers of one direction may have an eighth of the memory as well, and a quarter of the address space.
+/// Transfers of one direction may have an eighth of the memory, and a quarter of the address space.
+const SHARE_OF_MEMORY_FOR_TRANSFERS: u64 = 8;
 const SHARE_OF_TRANSFERS: u64 = 4;
 
 /// What a download takes whose reader is slow: its pipe, its window and compressor, the touched part of its stack. 477 KiB were
@@ -96,8 +97,8 @@ fn divide(connections: usize, stack: u64, thread_stack: u64, machine: &Machine) 
         (by_addresses, "address space (ulimit -v)")
     };
     let thread = thread_stack + DOWNLOAD_BYTES;
-    let transfers =
-        (addresses / SHARE_OF_TRANSFERS / thread).min(machine.memory / SHARE_OF_MEMORY / DOWNLOAD_BYTES);
+    let transfers = (addresses / SHARE_OF_TRANSFERS / thread)
+        .min(machine.memory / SHARE_OF_MEMORY_FOR_TRANSFERS / DOWNLOAD_BYTES);
     let number = |number: u64, most: u64| usize::try_from(number.min(most)).unwrap_or(usize::MAX).max(1);
     let room = Room {
         connections: number(least, connections as u64),
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_default_fits_a_board_of_512_mib_and_less_memory_gets_less() {
-        for (memory_mib, connections) in [(32_768, 4096), (512, 4096), (256, 2048), (64, 512), (0, 1)] {
+        for (memory_mib, connections) in [(32_768, 4096), (430, 4096), (256, 2730), (64, 682), (0, 1)] {
             let machine = machine(memory_mib, Some(2048), 4096);
             assert_eq!(
                 divide(4096, 65_536, 262_144, &machine).0.connections,
@@ -135,7 +136,7 @@ mod tests {
             let (room, bound) = divide(wanted, 131_072, 262_144, &machine);
             (room.connections, bound)
         };
-        assert_eq!(connections(16_384, machine(1024, None, 16_384)), (3276, "memory"));
+        assert_eq!(connections(16_384, machine(1024, None, 16_384)), (4369, "memory"));
         let by_addresses = "address space (ulimit -v)";
         assert_eq!(connections(4096, machine(8192, Some(136), 4096)), (448, by_addresses));
         assert_eq!(connections(4096, machine(8192, Some(1), 4096)), (1, by_addresses));
