@@ -20,6 +20,9 @@ mod client;
 #[path = "../it/disk.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use more of it")]
 mod disk;
+#[path = "../it/fault.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod fault;
 mod ledger;
 mod load;
 mod processes;
@@ -174,6 +177,8 @@ impl Soak {
             // Half of all lives keep nothing free, so that writes fail wherever they are.
             ("MIN_FREE", if fastrand::bool() { "0" } else { "4000000" }),
             ("MIN_FREE_INODES", "0"),
+            // Short, for the pace: one in fifteen leaves a family behind.
+            ("LINGER", "200ms"),
         ] {
             command.env(name, value);
         }
@@ -372,7 +377,8 @@ impl Soak {
         let files: Vec<String> = fs::read_dir(&self.data)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .filter(|name| !name.starts_with(".orchestrator."))
+            // The client keeps what it knows there: its lock, and the place of the records.
+            .filter(|name| !name.starts_with(".orchestrator"))
             .collect();
         if !files.is_empty() {
             load.ledger().violation(format!("files are left: {files:?}"));
