@@ -103,7 +103,8 @@ fn a_payload_that_is_too_old_is_cleaned_then_unknown() {
     let answer = client.retrieve_when(&id, is_cleaned);
     payload(&answer, 200, &id, "Cleaned");
     assert_eq!(partial(&client, &id).status, 404);
-    assert!(client.directories().is_empty());
+    // One of the answers may still have been on its way.
+    wait_for("the removal", || client.directories().is_empty().then_some(()));
     let answer = client.retrieve_when(&id, |answer| answer.status == 404);
     assert_eq!(answer.error(404), "unknown_id");
     assert_eq!(client.post(&format!("/kill/{id}")).error(404), "unknown_id");
@@ -372,7 +373,8 @@ fn a_partial_result_is_the_directory_as_it_is_now() {
 fn a_file_that_grows_while_it_is_sent_makes_no_broken_zip() {
     let client = Client::start();
     let id = client.run("touch begun; while [ ! -e go ]; do echo line >> log; done");
-    client.wait_for_file(&id, "log");
+    let log = client.wait_for_file(&id, "log");
+    wait_for("its first line", || (fs::metadata(&log).unwrap().len() > 0).then_some(()));
     for _ in 0..10 {
         // Reading checks lengths and sums.
         assert!(partial(&client, &id).file("log").starts_with("line\n"));
