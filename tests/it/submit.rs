@@ -569,7 +569,7 @@ fn a_data_path_that_is_gone_is_told_as_a_failure_of_this_host() {
     let client = Client::start();
     fs::remove_dir_all(&client.data).unwrap();
     let answer = submit_form(client.address, &form(&[("run.sh", b"true")]));
-    assert_eq!(answer.error(500), "disk_error");
+    assert_eq!(answer.error(500), "disk_failed");
     // The cause is for the log: the sender has no use for it.
     wait_for("the cause in the log", || client.log().contains("No such file or directory").then_some(()));
     fs::create_dir(&client.data).unwrap();
