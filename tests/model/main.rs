@@ -33,6 +33,9 @@ mod payloads;
 mod processes;
 #[path = "../soak/program.rs"]
 mod program;
+#[path = "../it/records.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
+mod records;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wire;
