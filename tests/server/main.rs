@@ -7,10 +7,12 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
+    clippy::print_stdout,
     reason = "a test stops at the first thing that is not as it should be, and says so"
 )]
 
 mod crashes;
+mod disk;
 mod endings;
 mod gdock;
 #[path = "../it/records.rs"]
@@ -18,4 +20,7 @@ mod records;
 mod results;
 mod rig;
 mod scale;
+#[allow(dead_code)] // the other test crate uses all of it
+#[path = "../it/small_disk.rs"]
+mod small_disk;
 mod user;

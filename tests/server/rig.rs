@@ -26,11 +26,13 @@ pub struct Wiring {
     pub credentials: &'static str,
     /// Where jobs find programs before they look elsewhere.
     pub programs: Option<PathBuf>,
+    /// The data of a second client, for a service `second`.
+    pub second: Option<PathBuf>,
 }
 
 impl Default for Wiring {
     fn default() -> Self {
-        Self { max_runs: 50, max_jobs: None, credentials: "", programs: None }
+        Self { max_runs: 50, max_jobs: None, credentials: "", programs: None, second: None }
     }
 }
 
@@ -38,6 +40,7 @@ impl Default for Wiring {
 pub struct Rig {
     server: Daemon,
     client: Mutex<Daemon>,
+    second: Option<Daemon>,
     wiring: Wiring,
     dir: TempDir,
 }
@@ -50,8 +53,10 @@ impl Rig {
     pub fn wired(wiring: Wiring) -> Self {
         let dir = tempfile::Builder::new().prefix("client-under-server.").tempdir().unwrap();
         let client = start_client(dir.path(), free_port(), &wiring);
-        let server = start_server(dir.path(), free_port(), &wiring, client.port);
-        Self { server, client: Mutex::new(client), wiring, dir }
+        let second = wiring.second.as_ref().map(|data| start_second(dir.path(), free_port(), data));
+        let ports = [Some(client.port), second.as_ref().map(|daemon| daemon.port)];
+        let server = start_server(dir.path(), free_port(), &wiring, ports);
+        Self { server, client: Mutex::new(client), second, wiring, dir }
     }
 
     /// Ends the client as a power cut would, and starts it again at the same address.
@@ -64,6 +69,10 @@ impl Rig {
     /// Where the client keeps its payloads.
     pub fn client_data(&self) -> PathBuf {
         self.dir.path().join("client")
+    }
+
+    pub fn second_port(&self) -> u16 {
+        self.second.as_ref().expect("it was asked for").port
     }
 
     pub fn server_port(&self) -> u16 {
@@ -107,23 +116,36 @@ fn start_client(dir: &Path, port: u16, wiring: &Wiring) -> Daemon {
     Daemon::start("client", dir, command, port)
 }
 
-fn start_server(dir: &Path, port: u16, wiring: &Wiring, client_port: u16) -> Daemon {
+fn start_second(dir: &Path, port: u16, data: &Path) -> Daemon {
+    let binary =
+        binary_named_by("CLIENT_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_job-orchestrator").into());
+    let mut command = Command::new(binary);
+    command.arg("client").env_clear().env("HOST", "127.0.0.1").env("DATA_PATH", data);
+    command.env("MIN_FREE", "0").env("DISK_TIMEOUT", "3s");
+    Daemon::start("second", dir, command, port)
+}
+
+fn start_server(dir: &Path, port: u16, wiring: &Wiring, ports: [Option<u16>; 2]) -> Daemon {
     let binary = binary_named_by("JOB_ORCHESTRATOR_SERVER").expect(
         "JOB_ORCHESTRATOR_SERVER has to name the real server's binary: `.ci/peer-server` builds it and prints its path",
     );
-    let client = format!("http://{}127.0.0.1:{client_port}", wiring.credentials);
     let max_runs = wiring.max_runs.to_string();
     let mut command = Command::new(binary);
     command
         .arg("server")
         .env_clear() // no proxy, and no service but the one below
         .env("DATA_PATH", made(dir.join("server")))
-        .env("DB_PATH", dir.join("server.sqlite"))
-        .env("SERVICE_EXAMPLE_UPLOAD_URL", format!("{client}/submit"))
-        .env("SERVICE_EXAMPLE_DOWNLOAD_URL", format!("{client}/retrieve"))
-        .env("SERVICE_EXAMPLE_TERMINATE_URL", format!("{client}/kill"))
-        .env("SERVICE_EXAMPLE_RUNS_PER_USER", &max_runs)
-        .env("SERVICE_EXAMPLE_MAX_RUNS", &max_runs);
+        .env("DB_PATH", dir.join("server.sqlite"));
+    for (name, port) in ["EXAMPLE", "SECOND"].into_iter().zip(ports) {
+        let Some(port) = port else { continue };
+        let client = format!("http://{}127.0.0.1:{port}", wiring.credentials);
+        command
+            .env(format!("SERVICE_{name}_UPLOAD_URL"), format!("{client}/submit"))
+            .env(format!("SERVICE_{name}_DOWNLOAD_URL"), format!("{client}/retrieve"))
+            .env(format!("SERVICE_{name}_TERMINATE_URL"), format!("{client}/kill"))
+            .env(format!("SERVICE_{name}_RUNS_PER_USER"), &max_runs)
+            .env(format!("SERVICE_{name}_MAX_RUNS"), &max_runs);
+    }
     Daemon::start("server", dir, command, port)
 }
 

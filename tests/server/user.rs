@@ -68,7 +68,12 @@ pub enum Answer {
 impl Rig {
     /// Uploads a job; the id is the server's.
     pub fn upload(&self, job: &Job) -> u32 {
-        let mut form: Vec<String> = vec!["-Fuser_id=1".into(), "-Fservice=example".into()];
+        self.upload_to("example", job)
+    }
+
+    /// The same, for another service than the usual one.
+    pub fn upload_to(&self, service: &str, job: &Job) -> u32 {
+        let mut form: Vec<String> = vec!["-Fuser_id=1".into(), format!("-Fservice={service}")];
         for name in &job.names {
             // Quoted, since `;` and `,` mean something to curl.
             form.push(format!("-Ffile=@\"{}\"", job.path(name).display()));
