@@ -59,6 +59,11 @@ impl Work {
 
     fn reap_payload(&mut self, index: usize) {
         let run = &mut self.runs[index];
+        if !self.adopts && matches!(run.phase, Phase::Running) {
+            // What it leaves behind would be out of reach. Before the reaping: until then the group's number cannot belong to anybody
+            // else.
+            processes::signal_group(run.pid, Signal::KILL);
+        }
         let Some(exit) = sys::reap(run.pid) else {
             return;
         };

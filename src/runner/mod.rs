@@ -102,7 +102,8 @@ impl Runner {
         data_path: &DataPath,
         limits: Limits,
     ) -> io::Result<(Self, impl FnOnce())> {
-        if let Err(errno) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        let adopts = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        if let Err(errno) = adopts {
             // Not every emulation of Linux has it. Payloads run all the same.
             event!(
                 Warn,
@@ -135,6 +136,7 @@ impl Runner {
             drain: None,
             is_drained: false,
             is_look_due: false,
+            adopts: adopts.is_ok() || std::process::id() == 1,
             busy_since: Arc::clone(&busy_since),
             disk: Disk::with_a_thread()?,
             ends_under_way: Arc::default(),
@@ -240,6 +242,8 @@ struct Work {
     /// Whether a process has ended since the trees were looked at of which `run.sh` is gone. What is left of them are orphans,
     /// and theirs: none can go unheard.
     is_look_due: bool,
+    /// Whether orphans come to us.
+    adopts: bool,
     busy_since: Arc<AtomicI64>,
     /// What waits for the disk, and how many ends are under way there.
     disk: Disk,
