@@ -470,7 +470,8 @@ fn out_of_descriptors_the_client_neither_spins_nor_stops_accepting() {
         let stream = &mut inside[usize::from(size > 100)];
         stream.write_all(&[head.as_bytes(), &body].concat()).unwrap();
         let answer = read_answer(stream, false);
-        assert!([500, 503].contains(&answer.status), "{} {}", answer.status, answer.text());
+        assert_eq!(answer.error(503), "no_descriptors");
+        assert!(answer.header("retry-after").is_some(), "{}", answer.head);
     }
     assert_eq!(client.log().matches("cannot accept connections").count(), 1, "{}", client.log());
     prlimit(Some(pid), Resource::Nofile, limit).unwrap();
@@ -569,7 +570,7 @@ fn a_small_address_space_has_fewer_connections_and_no_peer_can_end_the_client() 
     let client = Client::through(&["prlimit", "--as=204800000"]);
     let mut connections: Vec<TcpStream> = (0..1000).map(|_| connect(client.address)).collect();
     let count = served(&mut connections);
-    assert!((50..1000).contains(&count), "{count} were served");
+    assert!((1..1000).contains(&count), "{count} were served");
     let mut inside = connections.swap_remove(0);
     let body = wire::form(&[
         ("run.sh", b"head -c 3000000 /dev/urandom > noise"),

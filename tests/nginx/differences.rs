@@ -35,7 +35,7 @@ const STRICTER: &[(&str, &str, &str)] = &[
     ),
     (
         "bodies in chunks",
-        "The request body broke off",
+        "The body breaks the rules of HTTP",
         "RFC 9112, 7.1: CRLF behind sizes, data and trailers, nothing but an extension behind a size, trailers that are fields. \
          nginx takes bare LF, any byte behind a blank, and anything for a trailer. More zeros than 16 digits are refused too, \
          which the grammar allows and nobody sends",
