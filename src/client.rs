@@ -19,12 +19,12 @@ use crate::host::{memory, rlimit};
 use crate::http::{self, Listener, Server, Waiting};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
-use crate::settings::Settings;
+use crate::settings::{Durable, Settings};
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::{self, Remover};
-use crate::upkeep::{quota, recover};
+use crate::upkeep::{quota, recover, sync};
 
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
@@ -80,14 +80,17 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let found =
         if settings.recover { recover::find(&data_path) } else { recover::find_leftovers(&data_path) };
     let found = found.map_err(|error| system("cannot take up the payloads of DATA_PATH", &error))?;
-    let ids = Ids::open(data_path.lock_file(), found.highest_id(), settings.durable)
+    let ids = Ids::open(data_path.lock_file(), found.highest_id())
         .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
     data_path.watch().map_err(|error| system("cannot watch DATA_PATH", &error))?;
     let waiting = Waiting::default();
     let woken = waiting.clone();
     let store =
         Store::open(move |id| woken.wake(id)).map_err(|error| StartError::System(error.to_string()))?;
-    let durability = if settings.durable { Durability::Power } else { Durability::Process };
+    let durability = match settings.durable {
+        Durable::On => Durability::Power,
+        Durable::Soon | Durable::Off => Durability::Process,
+    };
     let records = Records::start(store.clone(), data_path.clone(), durability)
         .map_err(|error| system("cannot start the writer of records", &error))?;
     let remover = Remover::new(data_path.shelf(), durability);
@@ -118,6 +121,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let watched = runner.clone();
     let is_well = move || !watched.is_stuck();
     notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
+    sync::start(data_path.clone(), ids.clone(), settings.durable == Durable::Soon)
+        .map_err(|error| system("cannot start the thread that syncs", &error))?;
     let leftovers = found
         .take_up(&store, &data_path, &records, &remover, runner::end_strays)
         .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
@@ -154,6 +159,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     if let Err(error) = ids.close() {
         event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
     }
+    sync::finish(&data_path);
     Ok(end)
 }
 

@@ -112,8 +112,7 @@ fn check(outcome: &Outcome, body: &[u8], boundary: &str) {
     let Ok((received, files)) = outcome else { return };
     let contents = files.values().filter_map(|file| file.content.as_ref());
     let bytes: usize = contents.clone().map(Vec::len).sum();
-    let found =
-        Received { files: contents.count() as u64, bytes: bytes as u64, fields: received.fields };
+    let found = Received { files: contents.count() as u64, bytes: bytes as u64, fields: received.fields };
     assert_eq!(*received, found, "other files were written than reported");
     assert!(received.files > 0, "a success without files");
     for (path, file) in files {

@@ -41,6 +41,9 @@ pub(super) fn obstacles(api: &Api, bytes: u64, free: Free) -> Vec<HttpError> {
         let message = format!("The client's disk does not work now: {trouble}.");
         found.push(HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S));
     }
+    if api.ids.are_used_up() {
+        found.push(ids_used_up());
+    }
     if api.store.waiting() >= api.bounds.max_queue {
         found.push(queue_full());
     }
@@ -58,6 +61,11 @@ pub(super) fn draining() -> HttpError {
 fn cannot_start(reason: &str) -> HttpError {
     let message = format!("Payloads cannot be started now, and wait: {}.", reason.trim_end_matches('.'));
     HttpError::new(503, "cannot_start", message).retry_after(RETRY_AFTER_S)
+}
+
+pub(super) fn ids_used_up() -> HttpError {
+    let message = "All payload ids are used up; give the client a new DATA_PATH, or send it elsewhere.";
+    HttpError::new(503, "ids_used_up", message).retry_after(RETRY_AFTER_S)
 }
 
 pub(super) fn queue_full() -> HttpError {

@@ -166,12 +166,7 @@ impl Refused {
             Self::Upload(error) => return refusal(api, &error),
             Self::Draining => ready::draining(),
             Self::TooLate => HttpError::disk_stuck(api.disk_timeout),
-            Self::Id(IdError::UsedUp) => HttpError::new(
-                503,
-                "ids_used_up",
-                "All payload ids are used up; give the client a new DATA_PATH, or send it elsewhere.",
-            )
-            .retry_after(RETRY_AFTER_S),
+            Self::Id(IdError::UsedUp) => ready::ids_used_up(),
             Self::Id(IdError::Mark(error)) | Self::Note(error) => {
                 event!(Error, "upload failed", reason = "cannot be noted", cause = error);
                 return if is_full(&error) {

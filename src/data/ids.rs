@@ -4,7 +4,9 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
 
 use crate::data::path::LockFile;
 use crate::data::slots;
@@ -38,7 +40,14 @@ pub enum IdError {
 #[derive(Clone)]
 pub struct Ids {
     inner: Arc<Mutex<Inner>>,
+    mark: Mark,
+    /// Told without a lock, which may be held by one who waits for the disk.
+    are_used_up: Arc<AtomicBool>,
 }
+
+/// Writes marks, one after the other, and none that is lower than the one before: what it was. Locked after `inner`, or alone.
+#[derive(Clone, Default)]
+struct Mark(Arc<Mutex<PayloadId>>);
 
 struct Inner {
     lock: LockFile,
@@ -47,72 +56,136 @@ struct Inner {
     next: PayloadId,
     /// The mark: ids from here on are not reserved yet.
     reserved_below: PayloadId,
-    is_durable: bool,
+    /// Reserves ahead.
+    helper: Option<Thread>,
 }
 
 impl Ids {
-    /// Goes on from the mark in the lock file, and above `highest_known` in any case.
-    /// `is_durable`: the mark is to survive a power cut.
-    pub fn open(lock: LockFile, highest_known: Option<PayloadId>, is_durable: bool) -> io::Result<Self> {
+    /// Goes on from the mark in the lock file, and above `highest_known` in any case. Writes nothing yet.
+    pub fn open(lock: LockFile, highest_known: Option<PayloadId>) -> io::Result<Self> {
         let file = lock.current();
         let above_known = highest_known.map_or(0, |highest| highest.saturating_add(1));
         let mark = read_mark(&file)?.unwrap_or_else(|| fastrand::u32(1..FIRST_ID_BELOW));
         let next = mark.max(above_known);
-        Ok(Self { inner: Arc::new(Mutex::new(Inner { lock, file, next, reserved_below: next, is_durable })) })
+        let inner = Inner { lock, file, next, reserved_below: next, helper: None };
+        Ok(Self { inner: Arc::new(Mutex::new(inner)), mark: Mark::default(), are_used_up: Arc::default() })
     }
 
     /// The next id. May write to the disk: not for a coroutine.
     pub fn take(&self) -> Result<PayloadId, IdError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.follow().map_err(IdError::Mark)?;
+        inner.follow(&self.mark).map_err(IdError::Mark)?;
         if inner.next > LAST_ID {
             return Err(IdError::UsedUp);
         }
         if inner.next >= inner.reserved_below {
             let mark = inner.next + BLOCK;
-            inner.write_mark(mark).map_err(IdError::Mark)?;
+            self.mark.raise(&inner.file, mark).map_err(IdError::Mark)?;
             inner.reserved_below = mark;
+        } else if inner.is_low()
+            && let Some(helper) = &inner.helper
+        {
+            helper.unpark();
         }
         let id = inner.next;
         inner.next += 1;
+        self.are_used_up.store(inner.next > LAST_ID, Ordering::Relaxed);
         Ok(id)
+    }
+
+    /// Has the calling thread woken when the next block should be reserved.
+    pub fn wake_me_when_low(&self) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).helper = Some(thread::current());
+    }
+
+    /// Reserves the next block if most of this one is given, so that nobody who takes an id waits for the disk.
+    pub fn reserve_ahead(&self) -> io::Result<()> {
+        let (file, mark) = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.follow(&self.mark)?;
+            if !inner.is_low() || inner.next > LAST_ID {
+                return Ok(());
+            }
+            (Arc::clone(&inner.file), inner.next.max(inner.reserved_below) + BLOCK)
+        };
+        // Without the lock: whoever finds nothing reserved meanwhile reserves as much or more.
+        self.mark.raise(&file, mark)?;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&file, &inner.file) {
+            inner.reserved_below = inner.reserved_below.max(mark);
+        }
+        Ok(())
+    }
+
+    /// Whether all are given.
+    pub fn are_used_up(&self) -> bool {
+        self.are_used_up.load(Ordering::Relaxed)
     }
 
     /// Gives back what is reserved and not given, at a regular end.
     pub fn close(&self) -> io::Result<()> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.follow()?;
+        inner.follow(&self.mark)?;
         if inner.next == inner.reserved_below {
             return Ok(());
         }
         // An upload that comes to its end in just this moment reserves anew.
         inner.reserved_below = inner.next;
-        inner.write_mark(inner.next)
+        self.mark.lower(&inner.file, inner.next)
     }
 }
 
 impl Inner {
     /// Another disk in the place of the first has a mark of its own, or none.
-    fn follow(&mut self) -> io::Result<()> {
+    fn follow(&mut self, mark: &Mark) -> io::Result<()> {
         let file = self.lock.current();
         if !Arc::ptr_eq(&file, &self.file) {
             self.next = self.next.max(read_mark(&file)?.unwrap_or(0));
             // Nothing is reserved there.
             self.reserved_below = 0;
+            mark.forget();
             self.file = file;
         }
         Ok(())
     }
 
-    fn write_mark(&self, mark: PayloadId) -> io::Result<()> {
-        let text = mark.to_string();
-        match slots::write(&self.file, text.as_bytes()) {
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                slots::begin(&self.file, text.as_bytes(), PLACE_BYTES)?;
-            }
-            other => other?,
+    fn is_low(&self) -> bool {
+        self.reserved_below.saturating_sub(self.next) < BLOCK / 2
+    }
+}
+
+impl Mark {
+    fn raise(&self, file: &File, mark: PayloadId) -> io::Result<()> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if mark > *last {
+            write_mark(file, mark)?;
+            *last = mark;
         }
-        if self.is_durable { self.file.sync_data() } else { Ok(()) }
+        Ok(())
+    }
+
+    fn lower(&self, file: &File, mark: PayloadId) -> io::Result<()> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = mark;
+        write_mark(file, mark)
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+    }
+}
+
+/// Whatever a power cut takes: what was given is not given again.
+fn write_mark(file: &File, mark: PayloadId) -> io::Result<()> {
+    let text = mark.to_string();
+    match slots::write(file, text.as_bytes()) {
+        Ok(()) => file.sync_data(),
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            slots::begin(file, text.as_bytes(), PLACE_BYTES)?;
+            // The file itself may be as new as its directory.
+            Ok(rustix::fs::syncfs(file)?)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -140,7 +213,7 @@ mod tests {
     use super::*;
 
     fn open(file: &LockFile, highest_known: Option<PayloadId>) -> Ids {
-        Ids::open(file.clone(), highest_known, false).expect("opens")
+        Ids::open(file.clone(), highest_known).expect("opens")
     }
 
     fn file() -> LockFile {
@@ -221,6 +294,6 @@ mod tests {
     fn the_last_id_is_the_last_before_the_sign_bit() {
         let ids = open(&file(), Some(LAST_ID - 2));
         assert_eq!((ids.take().ok(), ids.take().ok()), (Some(LAST_ID - 1), Some(LAST_ID)));
-        assert!(matches!(ids.take(), Err(IdError::UsedUp)));
+        assert!(ids.are_used_up() && matches!(ids.take(), Err(IdError::UsedUp)));
     }
 }

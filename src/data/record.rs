@@ -6,7 +6,9 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::{self, Thread};
 
 use miniserde::{Deserialize, Serialize, json};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
@@ -35,6 +37,9 @@ const VERSION: u32 = 1;
 /// A record has twice so much, or a multiple of it: what is to be said of the payload later fits in its place then.
 const PLACE_BYTES: usize = 1024;
 
+/// What is noted of a sync has two places of a sector.
+const SYNCED_BYTES: usize = 512;
+
 /// Far more than a record has; anything may be in its place.
 const MAX_BYTES: u64 = 64 * 1024;
 
@@ -62,6 +67,9 @@ pub enum RecordError {
     /// It is not what this client writes.
     #[error("the record is damaged: {0}")]
     Damaged(&'static str),
+    /// It is what this client wrote, but the power was cut since then, and perhaps before the payload's files were on the disk.
+    #[error("the power was cut before the files were on the disk")]
+    NotOnDisk(Box<Payload>),
 }
 
 /// What stands in the file.
@@ -82,6 +90,8 @@ pub struct Record {
     finished_at: Option<UnixMs>,
     left_over: Option<LeftOver>,
     usage: Usage,
+    /// In which epoch it was written (see [`Shelf::next_epoch`]); none where it was on the disk before anybody was told.
+    epoch: Option<u64>,
 }
 
 impl Record {
@@ -103,6 +113,7 @@ impl Record {
             finished_at: payload.finished_at,
             left_over: payload.left_over,
             usage: payload.usage,
+            epoch: None,
         }
     }
 
@@ -175,7 +186,29 @@ struct Inner {
     directory: Mutex<Option<Arc<OwnedFd>>>,
     /// What [`SETTLED`] holds in this life, by which a disk that comes back is known.
     life: String,
+    epochs: Epochs,
 }
+
+/// What is known to be on the disk: what was written in the epochs before a sync is, once that has worked. The number of the last
+/// such epoch is in [`SYNCED`], with the start of the machine in which it was written: as long as that is the same, nothing
+/// can have been lost.
+#[derive(Default)]
+struct Epochs {
+    current: AtomicU64,
+    /// The last one that is on the disk.
+    synced: AtomicU64,
+    /// Whether the machine has been started since then.
+    is_after_cut: AtomicBool,
+    /// Something was written since the last sync; and who is told so.
+    is_dirty: AtomicBool,
+    syncer: OnceLock<Thread>,
+}
+
+/// The last epoch that is on the disk, and in which start of the machine that was noted.
+const SYNCED: &str = "synced";
+
+/// Which start of the machine this is (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 impl Shelf {
     /// That of `data_path`; makes nothing. `life` is what this life, and no other, is known by.
@@ -185,13 +218,92 @@ impl Shelf {
             Err(Errno::NOENT) => None,
             Err(errno) => return Err(errno.into()),
         };
-        let inner = Inner { data_path: data_path.to_owned(), directory: Mutex::new(directory), life };
-        Ok(Self(Arc::new(inner)))
+        let epochs = Epochs::default();
+        let inner = Inner { data_path: data_path.to_owned(), directory: Mutex::new(directory), life, epochs };
+        let this = Self(Arc::new(inner));
+        this.read_synced()?;
+        Ok(this)
     }
 
     /// Whether records of an earlier layout have been taken up.
     pub fn is_settled(&self) -> bool {
         fs::symlink_metadata(self.settled()).is_ok()
+    }
+
+    /// Reads what was on the disk for sure at the end of the life before.
+    fn read_synced(&self) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        let text = match options.open(self.0.data_path.join(OWN).join(SYNCED)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            other => slots::read(&other?)?,
+        };
+        let text = text.and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
+        // Without it nothing has been written in an epoch yet; 0 is before the first.
+        self.0.epochs.current.store(1, Ordering::Relaxed);
+        let Some((boot, epoch)) = text.split_once(' ') else { return Ok(()) };
+        let epoch = epoch.parse().unwrap_or(0);
+        self.0.epochs.synced.store(epoch, Ordering::Relaxed);
+        self.0.epochs.current.store(epoch + 1, Ordering::Relaxed);
+        self.0.epochs.is_after_cut.store(boot != boot_id(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether the machine has been started since the life before: what was not on the disk is lost.
+    pub fn is_after_cut(&self) -> bool {
+        self.0.epochs.is_after_cut.load(Ordering::Relaxed)
+    }
+
+    /// Ends the epoch: what is written from now on is of the next one. Gives the one that has ended. All that is of it, and the files
+    /// that it speaks of, had been written before; once the disk has them, [`Shelf::note_synced`] says so.
+    pub fn next_epoch(&self) -> u64 {
+        self.0.epochs.is_dirty.store(false, Ordering::Release);
+        self.0.epochs.current.fetch_add(1, Ordering::AcqRel)
+    }
+
+    /// Notes that the disk has all of an epoch.
+    pub fn note_synced(&self, epoch: u64) -> io::Result<()> {
+        self.0.epochs.synced.store(epoch, Ordering::Relaxed);
+        self.note_boot()
+    }
+
+    /// Notes in which start of the machine this is: once nothing is left to be judged by that of the life before.
+    pub fn note_boot(&self) -> io::Result<()> {
+        let text = format!("{} {}", boot_id(), self.0.epochs.synced.load(Ordering::Relaxed));
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
+        let file = options.open(self.0.data_path.join(OWN).join(SYNCED))?;
+        match slots::write(&file, text.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                (&file).write_all(&slots::first(text.as_bytes(), SYNCED_BYTES))?;
+            }
+            other => other?,
+        }
+        file.sync_data()
+    }
+
+    /// Whether anything was written since the last epoch began.
+    pub fn is_dirty(&self) -> bool {
+        self.0.epochs.is_dirty.load(Ordering::Acquire)
+    }
+
+    /// What an epoch has is still to be synced.
+    pub fn stay_dirty(&self) {
+        self.0.epochs.is_dirty.store(true, Ordering::Release);
+    }
+
+    /// Has the calling thread woken by the first write of each epoch.
+    pub fn wake_me_when_dirty(&self) {
+        let _ = self.0.epochs.syncer.set(thread::current());
+    }
+
+    fn is_written(&self) {
+        if !self.0.epochs.is_dirty.swap(true, Ordering::AcqRel)
+            && let Some(syncer) = self.0.epochs.syncer.get()
+        {
+            syncer.unpark();
+        }
     }
 
     /// Makes it where there is none.
@@ -254,18 +366,33 @@ impl Shelf {
             return Err(RecordError::Missing); // cut off before it was written
         }
         let text = slots::newest(&bytes).ok_or(RecordError::Damaged("no checksum in it is right"))?;
-        payload_of(text, directory)
+        let (payload, epoch) = payload_of(text, directory)?;
+        let epochs = &self.0.epochs;
+        let epoch = epoch.unwrap_or(0);
+        epochs.current.fetch_max(epoch + 1, Ordering::Relaxed);
+        if self.is_after_cut() && epoch > epochs.synced.load(Ordering::Relaxed) {
+            return Err(RecordError::NotOnDisk(Box::new(payload)));
+        }
+        Ok(payload)
     }
 
     /// Writes the record of a payload. After an error the old one is there.
     pub fn save(&self, payload: &Payload, durability: Durability) -> io::Result<()> {
-        let (name, text) = (name_of(Path::new(&payload.loc)), Record::of(payload).to_bytes());
+        let mut record = Record::of(payload);
+        // Before it is written: all that it speaks of has been.
+        let is_in_epoch = durability == Durability::Process;
+        record.epoch = is_in_epoch.then(|| self.0.epochs.current.load(Ordering::Acquire));
+        let (name, text) = (name_of(Path::new(&payload.loc)), record.to_bytes());
         let place = self.directory()?;
-        save_in(&place, &name, &text, durability).or_else(|error| {
+        let saved = save_in(&place, &name, &text, durability).or_else(|error| {
             // The disk may have come back as another one, or all that was in DATA_PATH have been removed.
             let there = self.reopened(&place).ok_or(error)?;
             save_in(&there, &name, &text, durability)
-        })
+        });
+        if is_in_epoch {
+            self.is_written();
+        }
+        saved
     }
 
     /// Removes the record of a payload, then its directory: what is left of a removal that was cut off is no payload to the next
@@ -402,7 +529,7 @@ pub fn load_earlier(directory: &Path) -> Result<Payload, RecordError> {
     };
     let mut bytes = Vec::new();
     file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(RecordError::Read)?;
-    payload_of(&bytes, directory)
+    Ok(payload_of(&bytes, directory)?.0)
 }
 
 /// Removes it, once it is on the shelf.
@@ -417,12 +544,18 @@ pub fn forget_earlier(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn payload_of(text: &[u8], directory: &Path) -> Result<Payload, RecordError> {
+fn payload_of(text: &[u8], directory: &Path) -> Result<(Payload, Option<u64>), RecordError> {
     let record = Record::parse(text)?;
     if record.directory != name_of(directory) {
         return Err(RecordError::Damaged("it is of another directory"));
     }
-    Ok(record.into_payload(directory))
+    let epoch = record.epoch;
+    Ok((record.into_payload(directory), epoch))
+}
+
+/// Nothing where it cannot be asked: then each start is taken for the same.
+fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
 /// An open file system, for [`FileSystem::sync`].

@@ -76,8 +76,8 @@ pub struct Settings {
     pub zip_threads: usize,
     /// Whether a start takes up the payloads of the life before.
     pub recover: bool,
-    /// Whether what was answered 200 survives a power cut.
-    pub durable: bool,
+    /// When what was answered survives a power cut.
+    pub durable: Durable,
     /// How many connections are served at once.
     pub max_connections: usize,
     /// In which a request's head must arrive.
@@ -129,7 +129,7 @@ impl Settings {
             },
             zip_threads: reader.number(&table::ZIP_THREADS, 1..=64)?,
             recover: reader.value(&table::RECOVER, switch)?,
-            durable: reader.value(&table::DURABLE, switch)?,
+            durable: reader.value(&table::DURABLE, word)?,
             max_connections: reader.number(&table::MAX_CONNECTIONS, 1..=16_384)?,
             head_timeout: reader.time(&table::HEAD_TIMEOUT, SHORTEST)?,
             idle_timeout: reader.time(&table::IDLE_TIMEOUT, SHORTEST)?,
@@ -232,6 +232,18 @@ impl Reader<'_> {
             (self.lookup)(setting).unwrap_or_else(|| (setting.name.to_owned(), setting.default.into()));
         SettingError { source_name, value: value.to_string_lossy().into_owned(), accepts: setting.accepts }
     }
+}
+
+/// When what was answered is on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durable {
+    /// Before the answer.
+    On,
+    /// Within five seconds; no answer waits for it.
+    Soon,
+    /// When the system writes it.
+    Off,
 }
 
 fn switch(text: &str) -> Option<bool> {

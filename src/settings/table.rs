@@ -125,9 +125,9 @@ pub(super) const RECOVER: Setting = Setting {
 };
 pub(super) const DURABLE: Setting = Setting {
     name: "DURABLE",
-    default: "off",
-    accepts: "one of on, off",
-    help: "whether what was answered 200 survives a power cut",
+    default: "soon",
+    accepts: "one of on, soon, off",
+    help: "when what was answered survives a power cut: at once, within 5 s, or when the system writes it",
 };
 pub(super) const MAX_CONNECTIONS: Setting = Setting {
     name: "MAX_CONNECTIONS",

@@ -4,3 +4,4 @@ pub mod quota;
 pub mod record_writer;
 pub mod recover;
 pub mod retention;
+pub mod sync;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::path::DataPath;
 use crate::data::record::{self, RecordError};
+use crate::data::remove::remove_tree;
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 use crate::store::{Store, StoreError};
@@ -17,6 +18,10 @@ use crate::upkeep::retention::Remover;
 const CUT_OFF: &str =
     "the client was restarted while the payload ran, so it was ended and not run again; submit it anew";
 
+/// Why a payload has no result that was answered, or is not run.
+const POWER_CUT: &str =
+    "the power was cut before the payload's files were on the client's disk; submit it again";
+
 /// What the life before has left, read and not touched yet.
 #[derive(Debug, Default)]
 pub struct Found {
@@ -24,6 +29,10 @@ pub struct Found {
     payloads: Vec<Payload>,
     /// What ran.
     cut_off: Vec<Payload>,
+    /// What was answered, and was not on the disk when the power was cut.
+    lost: Vec<Payload>,
+    /// Directories whose records were not.
+    unknown_since_cut: Vec<PathBuf>,
     /// Directories without a record: halves of uploads, and what is left of cleaned payloads.
     unknown: Vec<PathBuf>,
     /// Directories that no row knows; they go by age.
@@ -45,7 +54,7 @@ pub fn find(data_path: &DataPath) -> io::Result<Found> {
     let mut directories: BTreeSet<PathBuf> = data_path.directories()?.into_iter().collect();
     for directory in shelf.directories()? {
         directories.remove(&directory);
-        found.sort_in(shelf.load(&directory), directory, &mut ids);
+        found.sort_in(shelf.load(&directory), directory, &mut ids, shelf.is_after_cut());
     }
     // What payloads may have made up is not believed, so only as long as there is no other.
     let is_settled = shelf.is_settled();
@@ -54,7 +63,7 @@ pub fn find(data_path: &DataPath) -> io::Result<Found> {
             found.unknown.push(directory);
         } else {
             found.earlier.push(directory.clone());
-            found.sort_in(record::load_earlier(&directory), directory, &mut ids);
+            found.sort_in(record::load_earlier(&directory), directory, &mut ids, false);
         }
     }
     found.may_have_strays = !found.cut_off.is_empty();
@@ -78,6 +87,7 @@ impl Found {
         loaded: Result<Payload, RecordError>,
         directory: PathBuf,
         ids: &mut HashSet<PayloadId>,
+        is_after_cut: bool,
     ) {
         match loaded {
             Ok(payload) if !ids.insert(payload.id) => {
@@ -93,6 +103,8 @@ impl Found {
                 self.cut_off.push(payload);
             }
             Ok(payload) => self.payloads.push(payload),
+            Err(RecordError::NotOnDisk(payload)) => self.lost.push(*payload),
+            Err(RecordError::Damaged(_)) if is_after_cut => self.unknown_since_cut.push(directory),
             Err(RecordError::Missing) => self.unknown.push(directory),
             Err(error) => {
                 event!(
@@ -108,7 +120,7 @@ impl Found {
 
     /// The highest id that is known.
     pub fn highest_id(&self) -> Option<PayloadId> {
-        self.payloads.iter().chain(&self.cut_off).map(|payload| payload.id).max()
+        self.payloads.iter().chain(&self.cut_off).chain(&self.lost).map(|payload| payload.id).max()
     }
 
     /// Takes all up into the empty store, before the first payload comes in. `end_strays` ends the processes of the life before.
@@ -135,17 +147,39 @@ impl Found {
             );
             remover.remove(directory);
         }
+        for directory in &self.unknown_since_cut {
+            event!(
+                Warn,
+                "a payload is lost: the power was cut before its record was on the disk; its directory is removed",
+                directory = directory.display()
+            );
+            remover.remove(directory);
+        }
         if self.may_have_strays {
             end_strays(data_path.path());
         }
         for payload in self.cut_off {
-            counts.count(&end(store, payload, records)?);
+            counts.count(&end(store, payload, records, CUT_OFF)?);
+        }
+        for payload in self.lost {
+            // What is there of its files is not what they were.
+            let directory = Path::new(&payload.loc).to_owned();
+            counts.count(&end(store, payload, records, POWER_CUT)?);
+            if let Err(error) = remove_tree(&directory) {
+                event!(Error, "cannot remove a directory", directory = directory.display(), error = error);
+            }
         }
         let moved = move_in(store, &self.earlier, records);
         if let Err(error) = moved.and_then(|()| {
             if self.has_earlier { data_path.shelf().make() } else { data_path.shelf().settle() }
         }) {
             event!(Error, "cannot note what was taken up; the next start does it again", error = error);
+        } else if let Err(error) = data_path.shelf().note_boot() {
+            event!(
+                Error,
+                "cannot note the start of the machine; the next start does it again",
+                error = error
+            );
         }
         if counts != Counts::default() {
             counts.tell();
@@ -169,13 +203,16 @@ fn move_in(store: &Store, earlier: &[PathBuf], records: &Records) -> io::Result<
 }
 
 /// Who was being killed is `Killed`, all others `Failed`.
-fn end(store: &Store, payload: Payload, records: &Records) -> Result<Payload, StoreError> {
-    let payload = payload.ended(&Outcome::not_started(Status::Failed, CUT_OFF));
+fn end(store: &Store, payload: Payload, records: &Records, reason: &str) -> Result<Payload, StoreError> {
+    // Whatever had been told of it: its first reason too, unless that is a kill's.
+    let error = payload.error.clone().filter(|_| payload.killed);
+    let payload = Payload { error, ..payload }.ended(&Outcome::not_started(Status::Failed, reason));
     event!(
         Warn,
         "payload was cut off by the restart",
         payload = payload.id,
-        status = payload.status.to_string()
+        status = payload.status.to_string(),
+        reason = reason
     );
     store.restore(&payload)?;
     if let Err(error) = records.note(payload.id) {
