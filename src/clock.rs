@@ -54,7 +54,12 @@ pub fn running_ms() -> MonotonicMs {
 }
 
 fn stopped_since_tick(now: MonotonicMs) -> MonotonicMs {
-    (now - TICKED_AT.load(Ordering::SeqCst) - LONGEST_TICK_MS).max(0)
+    stopped(now - TICKED_AT.load(Ordering::SeqCst))
+}
+
+/// How much of the time since a tick this process must have been stopped.
+fn stopped(since_tick: MonotonicMs) -> MonotonicMs {
+    (since_tick - LONGEST_TICK_MS).max(0)
 }
 
 /// A moment as std has it, for crates that write it down: from 1970 to the end of 9999, since humantime and httpdate panic
@@ -72,6 +77,15 @@ mod tests {
         let apart =
             SystemTime::now().duration_since(system_time(now_ms())).expect("it has been asked second");
         assert!(apart < Duration::from_secs(60), "{apart:?}");
+    }
+
+    #[test]
+    fn a_stop_does_not_count_and_a_late_tick_does() {
+        assert_eq!(stopped(0), 0);
+        assert_eq!(stopped(LONGEST_TICK_MS), 0);
+        assert_eq!(stopped(LONGEST_TICK_MS + 60_000), 60_000);
+        tick();
+        assert!(running_ms() <= monotonic_ms());
     }
 
     #[test]
