@@ -124,7 +124,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     sync::start(data_path.clone(), ids.clone(), settings.durable == Durable::Soon)
         .map_err(|error| system("cannot start the thread that syncs", &error))?;
     let leftovers = found
-        .take_up(&store, &data_path, &records, &remover, runner::end_strays)
+        .take_up(&store, &data_path, settings.max_age, &records, &remover, runner::end_strays)
         .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
     // Its thread waits for nothing else.
     let _ = begin_to_clean.send(leftovers);

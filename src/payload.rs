@@ -162,6 +162,8 @@ pub struct Payload {
     pub left_over: Option<LeftOver>,
     /// What it used; the wall clock runs on while it does.
     pub usage: Usage,
+    /// Whether anybody has fetched its result.
+    pub is_told: bool,
 }
 
 /// The wire form. `input` is always `{}`: the servers require the field and do not read it.
@@ -203,6 +205,7 @@ impl Payload {
             finished_at: None,
             left_over: None,
             usage: Usage::default(),
+            is_told: false,
         }
     }
 
@@ -338,6 +341,7 @@ mod tests {
             finished_at: Some(1_795_493_401_000),
             left_over: None,
             usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
+            is_told: false,
         };
         assert_eq!(
             payload.to_json(),

@@ -14,7 +14,8 @@ use crate::data::path::DataPath;
 use crate::event;
 use crate::http::{Caller, HttpError, Request, Response};
 use crate::payload::{Payload, PayloadId, Status};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
+use crate::upkeep::record_writer::Records;
 
 /// The longest `?wait=`, in seconds: proxies on the way give up at about that.
 const MAX_WAIT_S: u64 = 300;
@@ -26,7 +27,8 @@ pub(super) fn get(api: &Api, id: PayloadId, request: &Request<'_, '_>) -> Result
         wait_for_end(api, id, wait, &request.body.caller());
     }
     let payload = api.find(id)?;
-    answer(api, &payload)
+    // A HEAD fetches nothing.
+    answer(api, &payload, !request.is_head)
 }
 
 /// Not at all if the payload has ended or is unknown. One that is being killed has not: its processes may still write. A caller
@@ -50,18 +52,26 @@ fn wait_of(query: &str) -> Result<Duration, HttpError> {
     })
 }
 
-fn answer(api: &Api, payload: &Payload) -> Result<Response, HttpError> {
+fn answer(api: &Api, payload: &Payload, is_fetched: bool) -> Result<Response, HttpError> {
     match payload.status {
-        Status::Completed => zip(api, payload, true),
+        Status::Completed => zip(api, payload, is_fetched),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
         _ => {
             // One that is being killed has yet to end: its result is still to be told.
-            if payload.has_ended() {
-                api.store.set_told(payload.id)?;
+            if payload.has_ended() && is_fetched {
+                set_told(&api.store, &api.records, payload.id)?;
             }
             Ok(Response::json(200, payload.to_json()))
         }
     }
+}
+
+/// The first time also to the next life, which then need not spare the payload.
+fn set_told(store: &Store, records: &Records, id: PayloadId) -> Result<(), StoreError> {
+    if store.set_told(id)? {
+        records.note_soon(id);
+    }
+    Ok(())
 }
 
 #[inline(never)] // as all handlers: see `Api::answer`
@@ -87,12 +97,13 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
     };
     // Whoever removes it has changed the status first.
     let lease = api.remover.lease(&source.directory).ok_or_else(cleaned)?;
-    let (looked_at, store, threads) = (source.clone(), api.store.clone(), api.zip_threads);
+    let (looked_at, threads) = (source.clone(), api.zip_threads);
+    let (store, records) = (api.store.clone(), api.records.clone());
     let check = move || looked_at.check().inspect_err(|error| looked_at.tell_refused(error));
     let write = move |out: &mut dyn io::Write| {
         source.write(threads, out)?;
         drop(lease);
-        if is_result { store.set_told(source.id).map_err(io::Error::other) } else { Ok(()) }
+        if is_result { set_told(&store, &records, source.id).map_err(io::Error::other) } else { Ok(()) }
     };
     let name = format!("attachment; filename=\"{}.zip\"", payload.id);
     Ok(Response::streamed("application/zip", check, write).header("Content-Disposition", name))

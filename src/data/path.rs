@@ -100,7 +100,11 @@ impl DataPath {
         let attempt = |path: &Path| prepare(path).map_err(|error| (path.to_owned(), explained(path, error)));
         let (path, lock) = match given {
             Some(path) => attempt(path)?,
-            None => attempt(Path::new(USUAL)).or_else(|_| attempt(Path::new(FALLBACK)))?,
+            None => match attempt(Path::new(USUAL)) {
+                // It can be had, and has payloads: a client beside it would know none of them.
+                Err((path, error)) if error.kind() == io::ErrorKind::AddrInUse => return Err((path, error)),
+                other => other.or_else(|_| attempt(Path::new(FALLBACK)))?,
+            },
         };
         let opened =
             Shelf::of(&path, random_uuid().to_string()).and_then(|shelf| Ok((shelf, root_of(&path)?)));

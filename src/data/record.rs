@@ -90,6 +90,8 @@ pub struct Record {
     finished_at: Option<UnixMs>,
     left_over: Option<LeftOver>,
     usage: Usage,
+    /// Whether anybody has fetched the result.
+    told: Option<bool>,
     /// In which epoch it was written (see [`Shelf::next_epoch`]); none where it was on the disk before anybody was told.
     epoch: Option<u64>,
 }
@@ -113,6 +115,7 @@ impl Record {
             finished_at: payload.finished_at,
             left_over: payload.left_over,
             usage: payload.usage,
+            told: payload.is_told.then_some(true),
             epoch: None,
         }
     }
@@ -172,6 +175,7 @@ impl Record {
             finished_at: self.finished_at,
             left_over: self.left_over,
             usage: self.usage,
+            is_told: self.told == Some(true),
         }
     }
 }
@@ -633,7 +637,7 @@ mod tests {
             usage: Usage { wall_s: 0.1, user_s: 1e-9, system_s: 1234.5, max_rss_bytes: 1 << 40 },
         };
         let ended = running.clone().ended(&failed);
-        let long = Payload { error: Some("x".repeat(4000)), ..ended.clone() };
+        let long = Payload { error: Some("x".repeat(4000)), is_told: true, ..ended.clone() };
         let killed = Payload { status: Status::Killed, killed: true, ..running.clone() };
         for state in [prepared, running, ended, long, killed] {
             for durability in [Durability::Process, Durability::Power] {

@@ -127,6 +127,7 @@ impl Connection {
         let mut body = Body::new(&mut self.wire, &shared, head);
         let response = service.call(Request {
             method: &head.method,
+            is_head: head.without_body,
             path: &head.path,
             query: &head.query,
             content_type: head.content_type.as_deref(),

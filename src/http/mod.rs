@@ -88,6 +88,8 @@ pub struct Limits {
 pub struct Request<'r, 'c> {
     /// The method; HEAD has become GET, since the connection leaves the body out by itself.
     pub method: &'r Method,
+    /// Whether only the head of the answer is asked for.
+    pub is_head: bool,
     /// The path, without the query.
     pub path: &'r str,
     /// What stands behind the `?`, as it was sent; empty if there is none.

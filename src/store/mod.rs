@@ -17,7 +17,7 @@ macro_rules! with_columns {
         concat!(
             $($sql,)*
             " id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
-            "wall_s, user_s, system_s, max_rss_bytes, left_over ",
+            "wall_s, user_s, system_s, max_rss_bytes, left_over, told ",
             $($rest)?
         )
     };
@@ -93,12 +93,12 @@ impl Store {
         if inner.waiting >= max_waiting {
             return Err(StoreError::QueueFull);
         }
-        inner.insert(payload)
+        inner.insert(payload, MonotonicMs::MAX)
     }
 
-    /// Adds a payload of an earlier life, whatever its status.
-    pub fn restore(&self, payload: &Payload) -> Result<(), StoreError> {
-        self.lock().insert(payload)
+    /// Adds a payload of an earlier life, whatever its status. One whose result nobody has fetched counts as no older than `oldest`.
+    pub fn restore(&self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
+        self.lock().insert(payload, oldest)
     }
 
     /// How many payloads wait.
@@ -267,10 +267,9 @@ impl Store {
         self.lock().change("DELETE FROM payload WHERE cleaned_clock < ?1", params![cutoff])
     }
 
-    /// Notes that somebody has fetched the result of a payload.
-    pub fn set_told(&self, id: PayloadId) -> Result<(), StoreError> {
-        self.lock().change("UPDATE payload SET told = 1 WHERE id = ?1", params![id])?;
-        Ok(())
+    /// Notes that somebody has fetched the result of a payload. Gives whether he was the first.
+    pub fn set_told(&self, id: PayloadId) -> Result<bool, StoreError> {
+        Ok(self.lock().change("UPDATE payload SET told = 1 WHERE id = ?1 AND told = 0", params![id])? == 1)
     }
 
     /// Whether a payload has ended since then whose result nobody has fetched.
@@ -297,13 +296,16 @@ impl Store {
 }
 
 impl Inner {
-    fn insert(&mut self, payload: &Payload) -> Result<(), StoreError> {
+    /// `oldest`: no payload counts as older whose result nobody has fetched.
+    fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
         let usage = payload.usage;
-        // One of an earlier life is as old as the wall clock says; from here on it ages by the other clock.
-        let ended_clock = payload.finished_at.map(|at| monotonic_ms() - (now_ms() - at).max(0));
+        // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
+        // clock.
+        let oldest = if payload.is_told { MonotonicMs::MAX } else { oldest.max(0) };
+        let ended_clock = payload.finished_at.map(|at| monotonic_ms() - (now_ms() - at).clamp(0, oldest));
         self.change(
             sql,
             params![
@@ -324,6 +326,7 @@ impl Inner {
                 clamped(usage.max_rss_bytes),
                 ended_clock,
                 payload.left_over.map(|left_over| left_over.to_string()),
+                payload.is_told,
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared);
@@ -375,6 +378,7 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
             max_rss_bytes: u64::try_from(row.get::<_, i64>(14)?).unwrap_or(0),
         },
         left_over: left_over_of(row.get_ref(15)?.as_str_or_null()?)?,
+        is_told: row.get(16)?,
     })
 }
 
@@ -434,7 +438,7 @@ mod tests {
             started_at: Some(5),
             ..Payload::prepared(8, "/ended".to_owned()).ended(&failed)
         };
-        store.restore(&ended).expect("restored");
+        store.restore(&ended, MonotonicMs::MAX).expect("restored");
         assert_eq!(store.get(8).expect("answers"), Some(Box::new(ended)));
         assert_eq!(store.counts().expect("answers"), Counts::default());
     }
@@ -552,6 +556,27 @@ mod tests {
         assert!(!store.has_untold(monotonic_ms() + 1000).expect("answers"));
         store.set_told(id).expect("answers");
         assert!(!store.has_untold(start).expect("answers"));
+    }
+
+    #[test]
+    fn what_nobody_has_fetched_is_no_older_than_it_may_be_whatever_the_times_say() {
+        let store = Store::open(|_| ()).expect("opens");
+        let failed = Outcome::not_started(Status::Failed, "why");
+        // As a clock has it that stood in 1970, and one that was years ahead.
+        for (id, finished_at, is_told) in
+            [(1, 5, false), (2, 5, true), (3, now_ms() + (1 << 40), false), (4, now_ms() + (1 << 40), true)]
+        {
+            let ended = Payload::prepared(id, format!("/{id}")).ended(&failed);
+            let ended = Payload { finished_at: Some(finished_at), is_told, ..ended };
+            store.restore(&ended, 10_000).expect("restored");
+        }
+        let older_than = |age| {
+            let cleaned = store.clean(monotonic_ms() - age).expect("answers");
+            cleaned.into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+        };
+        assert_eq!(older_than(11_000), [2]);
+        assert_eq!(older_than(9_000), [1]);
+        assert_eq!(older_than(-1_000), [3, 4]);
     }
 
     #[test]

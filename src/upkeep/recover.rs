@@ -4,7 +4,9 @@
 use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::clock::{MonotonicMs, now_ms};
 use crate::data::path::DataPath;
 use crate::data::record::{self, RecordError};
 use crate::data::remove::remove_tree;
@@ -17,6 +19,10 @@ use crate::upkeep::retention::Remover;
 /// Why a payload that ran has no result.
 const CUT_OFF: &str =
     "the client was restarted while the payload ran, so it was ended and not run again; submit it anew";
+
+/// What nobody has fetched stays so long, or MAX_AGE if that is less, in the life that finds it, whatever the times say: they may
+/// be of a clock that stood in the past.
+const SPARED: Duration = Duration::from_secs(3600);
 
 /// Why a payload has no result that was answered, or is not run.
 const POWER_CUT: &str =
@@ -129,14 +135,26 @@ impl Found {
         self,
         store: &Store,
         data_path: &DataPath,
+        max_age: Duration,
         records: &Records,
         remover: &Remover,
         end_strays: fn(&Path),
     ) -> Result<Vec<PathBuf>, StoreError> {
         let mut counts = Counts::default();
-        for payload in self.payloads {
+        let oldest = max_age.saturating_sub(max_age.min(SPARED));
+        let oldest = MonotonicMs::try_from(oldest.as_millis()).unwrap_or(MonotonicMs::MAX);
+        let now = now_ms();
+        for mut payload in self.payloads {
             counts.count(&payload);
-            store.restore(&payload)?;
+            // By a clock that was ahead: it ages from now on, in later lives too.
+            let is_of_the_future = payload.finished_at.is_some_and(|at| at > now);
+            if is_of_the_future {
+                payload.finished_at = Some(now);
+            }
+            store.restore(&payload, oldest)?;
+            if is_of_the_future {
+                records.note_soon(payload.id);
+            }
         }
         for directory in &self.unknown {
             counts.without_record += 1;
@@ -214,7 +232,7 @@ fn end(store: &Store, payload: Payload, records: &Records, reason: &str) -> Resu
         status = payload.status.to_string(),
         reason = reason
     );
-    store.restore(&payload)?;
+    store.restore(&payload, MonotonicMs::MAX)?;
     if let Err(error) = records.note(payload.id) {
         event!(Error, "cannot write the record", payload = payload.id, error = error);
     }

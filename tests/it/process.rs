@@ -527,6 +527,27 @@ fn without_a_data_path_it_is_opt_data_where_that_can_be_had_else_data() {
 }
 
 #[test]
+fn a_default_data_path_that_another_client_has_is_not_passed_over() {
+    let home = tempfile::tempdir().unwrap();
+    let prepare = "mkdir /opt/data && exec 9>/opt/data/.orchestrator.lock && flock -n 9 && \
+                   if \"$1\" client --port 0 --host 127.0.0.1; then exit 3; else code=$?; ls -d data; exit $code; fi";
+    let script = format!("mount -t tmpfs -o mode=755 tmpfs /opt && {prepare}");
+    let mut command = Command::new("timeout");
+    command.args(["60", "unshare", "-m", "sh", "-c", &script, "sh"]).arg(binary());
+    let output = command.current_dir(home.path()).env_remove("DATA_PATH").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    if told.contains("unshare:") || told.contains("mount:") {
+        return println!("skipped: {told}");
+    }
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("DATA_PATH=/opt/data is not accepted") && told.contains("another client uses it"),
+        "{told}"
+    );
+    assert!(!home.path().join("data").exists());
+}
+
+#[test]
 fn a_data_path_without_permission_is_not_accepted() {
     let home = tempfile::tempdir().unwrap();
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use crate::client::{Client, wait_for};
+use crate::records::record_of;
 use crate::wire::{call, connect, read_answer};
 
 const UNTIL_GO: &str = "#!/bin/sh\nwhile ! [ -e go ]; do sleep 0.02; done\n";
@@ -222,4 +223,23 @@ fn a_result_that_somebody_removes_while_it_is_sent_is_visibly_cut() {
     let _ = stream.read_to_end(&mut rest);
     assert!(!rest.ends_with(b"0\r\n\r\n"), "it looks whole");
     wait_for("the log", || client.log().contains("was changed or removed while it was sent").then_some(()));
+}
+
+/// What nobody has fetched is spared by a next life whose clock says that it is old; a HEAD fetches nothing.
+#[test]
+fn a_head_of_a_result_does_not_count_as_having_fetched_it() {
+    let client = Client::start();
+    let ids = [client.run("true"), client.run("exit 3")];
+    for id in &ids {
+        let path = format!("/retrieve/{id}");
+        wait_for("its end", || (call(client.address, "HEAD", &path).status == 200).then_some(()));
+        wait_for("its end", || client.health("running").eq(&0).then_some(()));
+    }
+    let records = || client.directories().iter().map(|path| record_of(path)).collect::<Vec<_>>();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(records().iter().all(|record| !record.contains("\"told\":true")), "{:?}", records());
+    for id in &ids {
+        client.result(id);
+    }
+    wait_for("the note", || records().iter().all(|record| record.contains("\"told\":true")).then_some(()));
 }
