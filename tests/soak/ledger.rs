@@ -174,7 +174,7 @@ impl Ledger {
             202 => return Look::Pending,
             200 => {}
             // An archive has a spool on the same disk.
-            500 | 507 if passes => return Look::Pending,
+            500 | 503 | 507 if passes => return Look::Pending,
             _ => return wrong(),
         }
         if answer.header("content-type").as_deref() == Some("application/zip") {
