@@ -21,6 +21,8 @@ pub enum Trouble {
     Down,
     /// It was stopped in good order.
     Stop,
+    /// It has stood still: a note on the disk, which has its time, may have come too late.
+    Pause,
     /// No bytes or inodes are left on its disk.
     Full,
     /// Its DATA_PATH is not there.
@@ -241,7 +243,7 @@ impl Book {
     pub fn killed(&mut self, index: usize, asked: Instant, life: u32, answer: std::io::Result<Answer>) {
         let entry = &self.entries[index];
         let id = entry.id;
-        let is_refused = self.may_refuse(asked);
+        let is_refused = self.may_refuse(asked) || self.was(&[Trouble::Pause], asked);
         match answer {
             Ok(answer) if answer.status == 200 => {
                 self.count("kills answered");

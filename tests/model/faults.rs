@@ -240,7 +240,7 @@ impl Round {
             ("STALL_TIMEOUT", "5".to_owned()),
             ("MIN_FREE", one_of(&["0", "4000000"])),
             ("MIN_FREE_INODES", one_of(&["0", "100"])),
-            ("DURABLE", one_of(&["on", "off"])),
+            ("DURABLE", one_of(&["on", "soon", "off"])),
             ("ZIP_THREADS", one_of(&["1", "3"])),
             ("MAX_LOG", one_of(&["0", "100000"])),
             (
@@ -312,7 +312,12 @@ impl Round {
         self.world.crash();
         life.wait();
         if !wait_until(STRAYS_WAIT, || !strays.iter().any(Process::is_alive)) {
-            self.world.book().violation("processes outlive their client, which was ended".to_owned());
+            let left: Vec<String> = strays
+                .iter()
+                .filter(|stray| stray.is_alive())
+                .map(|stray| description_of(&stray.pid))
+                .collect();
+            self.world.book().violation(format!("processes outlive their client, which was ended: {left:?}"));
         }
     }
 
@@ -334,8 +339,10 @@ impl Round {
     }
 
     fn stand_still(&mut self, mut life: Life) -> Option<Life> {
+        self.world.book().begin(Trouble::Pause);
         life.signal(Signal::STOP);
         self.pause(50..2500);
+        self.world.book().end(Trouble::Pause);
         if self.has(Class::Crash) && self.rng.u32(0..4) == 0 {
             self.end_at_once(&mut life);
             return self.start();
@@ -503,6 +510,14 @@ impl Round {
         }
         Some(life)
     }
+}
+
+/// What the kernel says of a process, and its command line.
+fn description_of(pid: &str) -> String {
+    let text = |name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let [stat, command] =
+        ["stat", "cmdline"].map(|name| String::from_utf8_lossy(&text(name)).replace('\0', " "));
+    format!("{stat}{command}")
 }
 
 fn list_of(directory: &Path) -> Vec<PathBuf> {
