@@ -163,7 +163,7 @@ fn unknown_id() -> HttpError {
     HttpError::new(
         404,
         "unknown_id",
-        "No payload has this id; it was never given by this client, or was forgotten after MAX_AGE.",
+        "No payload has this id; it was never given by this client, or was forgotten twice MAX_AGE after its end.",
     )
 }
 
