@@ -17,11 +17,11 @@ use rustix::process::Signal;
 
 use crate::book::{Book, Trouble};
 use crate::callers::World;
-use crate::disk::SmallDisk;
 use crate::life::{LIFE_WAIT, Life, Place, Start};
 use crate::payloads::{FORGED_ID, Kind};
 use crate::processes::{Process, of_payloads};
 use crate::program::wait_until;
+use crate::small_disk::SmallDisk;
 
 /// How long all payloads may take to their ends once nothing goes wrong any more.
 const QUIET_WAIT: Duration = Duration::from_secs(120);

@@ -19,12 +19,6 @@ mod callers;
 #[path = "../it/client.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod client;
-#[path = "../it/disk.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
-mod disk;
-#[path = "../it/fault.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod fault;
 mod faults;
 mod life;
 mod payloads;
@@ -33,9 +27,9 @@ mod payloads;
 mod processes;
 #[path = "../soak/program.rs"]
 mod program;
-#[path = "../it/records.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
-mod records;
+#[path = "../it/small_disk.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod small_disk;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wire;

@@ -17,18 +17,15 @@
 #[path = "../it/client.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod client;
-#[path = "../it/disk.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
-mod disk;
-#[path = "../it/fault.rs"]
-#[allow(dead_code, reason = "the tests use more of it")]
-mod fault;
 mod ledger;
 mod load;
 mod processes;
 mod program;
 #[path = "../it/records.rs"]
 mod records;
+#[path = "../it/small_disk.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod small_disk;
 #[path = "../it/wire.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wire;
@@ -44,12 +41,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::Client;
-use disk::SmallDisk;
 use ledger::{Ledger, Ms, Span, now};
 use load::Load;
 use processes::{Held, of_payloads};
 use program::{Options, free_port, wait_until};
 use records::record_of;
+use small_disk::SmallDisk;
 
 /// How long all processes of a life may outlive it.
 const STRAYS_WAIT: Duration = Duration::from_secs(2);
