@@ -90,7 +90,11 @@ impl Plan {
         let mut failed = Vec::new();
         let mut seed = self.seed;
         let mut rounds = self.rounds.iter().cycle();
-        let in_turn = u32::try_from(self.rounds.len()).unwrap();
+        // Its end takes a round as long again, more or less: so that each has its turn.
+        let in_turn = match u32::try_from(self.rounds.len()).unwrap() {
+            1 => 1,
+            number => 2 * number,
+        };
         while begun.elapsed() < all {
             let Some((name, classes)) = rounds.next() else { break };
             let length = (all / in_turn).min(LONGEST_ROUND).min(all.saturating_sub(begun.elapsed()));
