@@ -1,5 +1,6 @@
 //! The guard: a second, tiny process of this program that outlives the client by a moment. It waits in a read of a pipe whose
 //! other end the client holds; when the client is gone, however it went, the read ends and the guard ends the payloads.
+//! A payload that is just being started holds that end too, until its exec: the guard looks for none that still looks like the client.
 //! No signal of the parent's death would do: that reaches `run.sh` alone, not what it has started.
 //!
 //! It knows payloads by DATA_PATH, so those of the next life look the same to it. Therefore it has a lock as long as it

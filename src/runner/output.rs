@@ -3,12 +3,15 @@
 //! work: a payload then writes to its files itself.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat, open};
+use rustix::io::{Errno, ioctl_fionbio};
 
 use super::inbox::{Inbox, Sender, inbox};
 use crate::event;
@@ -50,6 +53,44 @@ struct State {
     has_failed: bool,
 }
 
+/// What a payload writes to in the place of a file. Reading does not wait.
+pub(super) struct Pipe {
+    reader: PipeReader,
+    writer: PipeWriter,
+}
+
+impl Pipe {
+    /// One that /proc shows as the file `path`, removed: so a process that holds it is known by it, as it is by the log itself
+    /// without MAX_LOG. What was at `path` is removed. Where the file system takes no named pipes it is one without a name.
+    pub(super) fn named(path: &Path) -> io::Result<Self> {
+        Self::with_name(path).or_else(|_| Self::without_name())
+    }
+
+    fn with_name(path: &Path) -> io::Result<Self> {
+        let create = || mkfifoat(CWD, path, Mode::RUSR | Mode::WUSR);
+        match create() {
+            Err(Errno::EXIST) => {
+                fs::remove_file(path)?;
+                create()?;
+            }
+            result => result?,
+        }
+        // Neither waits for the other end.
+        let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let reader = open(path, OFlags::RDONLY | flags, Mode::empty())?;
+        let writer = open(path, OFlags::WRONLY | flags, Mode::empty())?;
+        fs::remove_file(path)?;
+        ioctl_fionbio(&writer, false)?;
+        Ok(Self { reader: reader.into(), writer: writer.into() })
+    }
+
+    fn without_name() -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        ioctl_fionbio(&reader, true)?;
+        Ok(Self { reader, writer })
+    }
+}
+
 impl Outputs {
     /// Starts the thread. `max_log` is in bytes, 1024 at least.
     pub(super) fn start(max_log: u64) -> io::Result<Self> {
@@ -58,10 +99,9 @@ impl Outputs {
         Ok(Self { max_log, begun })
     }
 
-    /// A pipe that ends up in `file`. The writing end is for the payload.
-    pub(super) fn begin(&self, payload: PayloadId, file: File) -> io::Result<(Arc<Output>, PipeWriter)> {
-        let (pipe, writer) = io::pipe()?;
-        rustix::io::ioctl_fionbio(&pipe, true)?;
+    /// Lets a pipe end up in `file`. The writing end is for the payload.
+    pub(super) fn begin(&self, payload: PayloadId, file: File, pipe: Pipe) -> (Arc<Output>, PipeWriter) {
+        let Pipe { reader: pipe, writer } = pipe;
         let tail_bytes = (self.max_log / 4).min(MAX_TAIL_BYTES);
         let state = State {
             payload,
@@ -75,7 +115,7 @@ impl Outputs {
         };
         let output = Arc::new(Output { pipe, state: Mutex::new(state) });
         self.begun.send(Arc::clone(&output));
-        Ok((output, writer))
+        (output, writer)
     }
 
     /// Takes what is left in the pipe and completes the file. Nobody but strangers can write to it now.
@@ -98,7 +138,7 @@ fn empty_pipes(inbox: &Inbox<Arc<Output>>) {
         let mut waited_for = vec![PollFd::from_borrowed_fd(inbox.bell(), PollFlags::IN)];
         waited_for.extend(outputs.iter().map(|output| PollFd::new(&output.pipe, PollFlags::IN)));
         if let Err(errno) = poll(&mut waited_for, None)
-            && errno != rustix::io::Errno::INTR
+            && errno != Errno::INTR
         {
             event!(Error, "cannot wait for the output of payloads", error = errno.to_string());
             return;
@@ -173,7 +213,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     const MAX_LOG: u64 = 4096;
 
@@ -181,7 +220,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("log");
         let outputs = Outputs::start(MAX_LOG).expect("started");
-        let (output, mut pipe) = outputs.begin(1, File::create(&path).expect("created")).expect("begun");
+        let pipe = Pipe::named(&path).expect("a pipe");
+        let (output, mut pipe) = outputs.begin(1, File::create(&path).expect("created"), pipe);
         for piece in printed.chunks(piece) {
             pipe.write_all(piece).expect("read by the thread");
         }

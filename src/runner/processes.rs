@@ -26,6 +26,9 @@ use crate::sys;
 pub(super) const STRAYS_WAIT: Duration = Duration::from_secs(10);
 const STRAYS_PAUSE: Duration = Duration::from_millis(5);
 
+/// None is left when none was seen for so long: one that is in the middle of a fork or an exec shows nothing of itself for a moment.
+const STRAYS_QUIET: Duration = Duration::from_millis(50);
+
 /// How often in a row the orphans are looked at for those that fork their successor and end.
 const LINE_LOOKS: u32 = 50;
 const LINE_PAUSE: Duration = Duration::from_millis(1);
@@ -174,12 +177,20 @@ fn with_descendants(all: &[Entry], mut members: HashSet<u32>) -> HashSet<u32> {
 /// now, so the environment and the output that they were started with, sessions and descent have to tell them.
 pub fn end_strays(data_path: &Path) {
     let deadline = Instant::now() + STRAYS_WAIT;
+    let mut quiet_at = Instant::now() + STRAYS_QUIET;
+    let mut sessions = HashSet::new();
     loop {
-        let strays = strays(data_path);
+        let strays = strays(data_path, &mut sessions);
+        let now = Instant::now();
         if strays.is_empty() {
-            return;
+            if now >= quiet_at {
+                return;
+            }
+            thread::sleep(STRAYS_PAUSE);
+            continue;
         }
-        if Instant::now() >= deadline {
+        quiet_at = now + STRAYS_QUIET;
+        if now >= deadline {
             event!(Error, "processes of earlier payloads cannot be ended", number = strays.len());
             return;
         }
@@ -197,7 +208,8 @@ pub fn end_strays(data_path: &Path) {
     }
 }
 
-fn strays(data_path: &Path) -> Vec<Entry> {
+/// `known`: the sessions of those that were seen before, who may be gone by now; more are added.
+fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Vec<Entry> {
     let own_pid = std::process::id();
     let all: Vec<Entry> = entries().collect();
     let seeds: HashSet<u32> =
@@ -206,12 +218,9 @@ fn strays(data_path: &Path) -> Vec<Entry> {
     // leader is known and none of a payload's: somebody's shell, in which he runs a payload's script by hand.
     let is_leader_foreign =
         |session| !seeds.contains(&session) && all.iter().any(|entry| entry.pid == session);
-    let sessions: HashSet<u32> = all
-        .iter()
-        .filter(|entry| seeds.contains(&entry.pid) && !is_leader_foreign(entry.session))
-        .map(|entry| entry.session)
-        .collect();
-    let in_sessions = all.iter().filter(|entry| sessions.contains(&entry.session)).map(|entry| entry.pid);
+    let of_seeds = all.iter().filter(|entry| seeds.contains(&entry.pid) && !is_leader_foreign(entry.session));
+    known.extend(of_seeds.map(|entry| entry.session));
+    let in_sessions = all.iter().filter(|entry| known.contains(&entry.session)).map(|entry| entry.pid);
     let members = with_descendants(&all, seeds.iter().copied().chain(in_sessions).collect());
     let is_stray = |entry: &Entry| members.contains(&entry.pid) && !entry.is_zombie && entry.pid != own_pid;
     all.into_iter().filter(is_stray).collect()

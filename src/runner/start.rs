@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
 use super::environment::Environment;
-use super::output::{Output, Outputs};
+use super::output::{Output, Outputs, Pipe};
 use super::script::{self, SCRIPT, ScriptError};
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status};
@@ -161,9 +161,10 @@ impl Launcher {
         file: &'static str,
         begun: &mut Vec<Arc<Output>>,
     ) -> Result<OwnedFd, StartError> {
-        let log = create_log(directory, file)?;
-        let Some(outputs) = &self.outputs else { return Ok(log.into()) };
-        let (output, pipe) = outputs.begin(id, log).map_err(|source| StartError::Log { file, source })?;
+        let Some(outputs) = &self.outputs else { return Ok(create_log(directory, file)?.into()) };
+        let pipe = Pipe::named(&directory.join(file));
+        let pipe = pipe.map_err(|source| StartError::Log { file, source })?;
+        let (output, pipe) = outputs.begin(id, create_log(directory, file)?, pipe);
         begun.push(output);
         Ok(pipe.into())
     }

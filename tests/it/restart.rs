@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -181,40 +182,60 @@ fn a_client_that_starts_payloads_at_its_start_gets_its_port() {
     }
 }
 
-/// Children in sessions of their own, orphans, and one that hides where it comes from but for its output.
+/// Children in sessions of their own, orphans, and those that hide where they come from but for their output.
 #[test]
 fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() {
-    let (_home, data) = place();
-    let client = Client::at(&data, &[]);
-    let time = sleepers_time();
-    let script = format!(
-        "#!/bin/sh\nsetsid sleep {time} &\nsleep {time} &\n(setsid sh -c 'sleep {time} & sleep {time}' &)\n\
-         env -i setsid /bin/sleep {time} &\n(env -i /bin/sleep {time} &)\ntrap '' TERM\necho $$ > pid\n\
-         while :; do sleep 0.1; done\n"
-    );
-    let id = client.run(&script);
-    let pid = line_of(&client.wait_for_file(&id, "pid"));
-    wait_for("all of them", || (sleepers().len() >= 6).then_some(()));
-    client.kill();
-    wait_for("the end of all", || {
-        (!is_alive(&pid) && processes_of(&id).is_empty() && sleepers().is_empty()).then_some(())
-    });
+    for max_log in ["0", "100000"] {
+        let (_home, data) = place();
+        let client = Client::at(&data, &[("MAX_LOG", max_log)]);
+        let sleepers = Sleepers::new();
+        let time = &sleepers.time;
+        let script = format!(
+            "#!/bin/sh\nsetsid sleep {time} &\nsleep {time} &\n(setsid sh -c 'sleep {time} & sleep {time}' &)\n\
+             env -i setsid /bin/sleep {time} &\n(env -i /bin/sleep {time} &)\n(env -i setsid /bin/sleep {time} &)\n\
+             trap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n"
+        );
+        let id = client.run(&script);
+        let pid = line_of(&client.wait_for_file(&id, "pid"));
+        wait_for("all of them", || (sleepers.pids().len() >= 7).then_some(()));
+        client.kill();
+        wait_for("the end of all", || {
+            (!is_alive(&pid) && processes_of(&id).is_empty() && sleepers.pids().is_empty()).then_some(())
+        });
+    }
 }
 
-/// Only the sleepers of the test above sleep so long, whoever else runs tests here.
-fn sleepers_time() -> String {
-    format!("1000.{}", std::process::id())
+/// Processes that sleep for a time that nobody else sleeps for, whoever else runs tests here.
+struct Sleepers {
+    time: String,
 }
 
-fn sleepers() -> Vec<String> {
-    let names = fs::read_dir("/proc").unwrap().flatten();
-    let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let is_sleeper = |pid: &String| {
-        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&command).replace('\0', " ");
-        is_alive(pid) && text.ends_with(&format!("sleep {} ", sleepers_time()))
-    };
-    pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_sleeper).collect()
+impl Sleepers {
+    fn new() -> Self {
+        let number = NEXT_SLEEPERS.fetch_add(1, Ordering::Relaxed);
+        Self { time: format!("1000.{}{number:03}", std::process::id()) }
+    }
+
+    fn pids(&self) -> Vec<String> {
+        let names = fs::read_dir("/proc").unwrap().flatten();
+        let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let is_sleeper = |pid: &String| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let text = String::from_utf8_lossy(&command).replace('\0', " ");
+            is_alive(pid) && text.ends_with(&format!("sleep {} ", self.time))
+        };
+        pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_sleeper).collect()
+    }
+}
+
+static NEXT_SLEEPERS: AtomicU32 = AtomicU32::new(0);
+
+impl Drop for Sleepers {
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            let _ = std::process::Command::new("kill").args(["-KILL", &pid]).status();
+        }
+    }
 }
 
 #[test]
