@@ -123,7 +123,8 @@ impl Api {
             return Err(HttpError::new(
                 404,
                 "no_such_route",
-                "There is nothing at this path; see docs/routes.md for those there are.",
+                "There is nothing at this path; there are /submit, /retrieve/{id}, /retrieve_partial/{id}, /kill/{id}, \
+                 /health, /ready and /load.",
             ));
         };
         match (request.method, route) {

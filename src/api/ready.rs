@@ -5,6 +5,7 @@ use miniserde::Serialize;
 
 use super::{Api, RETRY_AFTER_S};
 use crate::data::path::Free;
+use crate::host::rlimit;
 use crate::http::{HttpError, Response};
 
 #[derive(Serialize)]
@@ -19,6 +20,9 @@ pub(super) fn get(api: &Api) -> Response {
     let mut obstacles = obstacles(api, 0, api.data_path.free());
     // An upload is taken all the same: it waits with the others.
     obstacles.extend(api.runner.obstacle().as_deref().map(cannot_start));
+    if !rlimit::has_descriptors() {
+        obstacles.push(no_descriptors());
+    }
     if obstacles.is_empty() {
         return Response::json(200, r#"{"status":"ready"}"#);
     }
@@ -63,6 +67,11 @@ fn cannot_start(reason: &str) -> HttpError {
     HttpError::new(503, "cannot_start", message).retry_after(RETRY_AFTER_S)
 }
 
+pub(super) fn no_descriptors() -> HttpError {
+    let message = "The client has no free descriptor for a file; send it again later, or elsewhere.";
+    HttpError::new(503, "no_descriptors", message).retry_after(RETRY_AFTER_S)
+}
+
 pub(super) fn ids_used_up() -> HttpError {
     let message = "All payload ids are used up; give the client a new DATA_PATH, or send it elsewhere.";
     HttpError::new(503, "ids_used_up", message).retry_after(RETRY_AFTER_S)
@@ -82,10 +91,20 @@ fn disk_full() -> HttpError {
 
 /// Whether writing so many bytes would leave less than MIN_FREE, or nothing.
 pub(super) fn disk_low(free: Free, bytes: u64, min_free: Free) -> Option<HttpError> {
-    let message = if free.bytes.saturating_sub(bytes) < min_free.bytes.max(1) {
+    let message = if free.bytes < min_free.bytes.max(1) {
         format!(
-            "{} bytes are free on the client's disk, {} have to stay free (MIN_FREE); free space there, or send less.",
-            free.bytes, min_free.bytes
+            "{} bytes are free on the client's disk, {} have to stay free (MIN_FREE); free space there, or send it elsewhere.",
+            free.bytes,
+            min_free.bytes.max(1)
+        )
+    } else if free.bytes.saturating_sub(bytes) < min_free.bytes.max(1) {
+        let kept = match min_free.bytes {
+            0 => String::new(),
+            least => format!(", of which {least} have to stay free (MIN_FREE)"),
+        };
+        format!(
+            "The upload has {bytes} bytes, and {} are free on the client's disk{kept}; free space there, or send less.",
+            free.bytes
         )
     } else if free.inodes < min_free.inodes.max(1) {
         format!(
@@ -119,5 +138,24 @@ mod tests {
         let any = Free { bytes: 0, inodes: 0 };
         assert!(disk_low(any, 0, any).is_some(), "a full disk is always low");
         assert_eq!(disk_low(Free { bytes: 2, inodes: 1 }, 1, any), None);
+    }
+
+    #[test]
+    fn an_upload_larger_than_the_disk_is_told_as_that() {
+        let told = |bytes, least| {
+            let least = Free { bytes: least, inodes: 0 };
+            disk_low(Free { bytes: 100, inodes: 1 }, bytes, least)
+                .map(|error| error.message)
+                .unwrap_or_default()
+        };
+        assert!(told(700, 0).starts_with("The upload has 700 bytes, and 100 are free on the client's disk;"));
+        assert!(
+            told(700, 9)
+                .contains("100 are free on the client's disk, of which 9 have to stay free (MIN_FREE)")
+        );
+        assert!(
+            told(700, 101)
+                .starts_with("100 bytes are free on the client's disk, 101 have to stay free (MIN_FREE)")
+        );
     }
 }

@@ -77,9 +77,9 @@ impl Api {
 
     fn receive(&self, chunks: &mut Chunks, boundary: &str, directory: &Path) -> Result<Payload, Refused> {
         // Before anything is written: it may lie below a disk that is not mounted.
-        self.data_path.must_be_in_place().map_err(Refused::Note)?;
+        self.data_path.must_be_in_place().map_err(Refused::Place)?;
         let file_system = match self.records.durability() {
-            Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Note)?),
+            Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Place)?),
             Durability::Process => None,
         };
         let pieces =
@@ -139,6 +139,8 @@ enum Refused {
     /// The disk let it be done after its sender was told that it failed.
     TooLate,
     Id(IdError),
+    /// DATA_PATH is not there, or is another one; nothing was written.
+    Place(io::Error),
     Note(io::Error),
     Store(StoreError),
 }
@@ -152,6 +154,7 @@ impl Refused {
                 | UploadError::Disk { source, .. }
                 | UploadError::RemoveDirectory { source, .. },
             )
+            | Self::Place(source)
             | Self::Note(source)
             | Self::Id(IdError::Mark(source)) => Some(source),
             Self::Upload(_) | Self::Draining | Self::TooLate | Self::Id(IdError::UsedUp) | Self::Store(_) => {
@@ -167,12 +170,16 @@ impl Refused {
             Self::Draining => ready::draining(),
             Self::TooLate => HttpError::disk_stuck(api.disk_timeout),
             Self::Id(IdError::UsedUp) => ready::ids_used_up(),
+            Self::Place(error) => {
+                event!(Error, "upload failed", reason = "DATA_PATH cannot be used", cause = error);
+                return if is_out_of_descriptors(&error) { ready::no_descriptors() } else { no_place() };
+            }
             Self::Id(IdError::Mark(error)) | Self::Note(error) => {
                 event!(Error, "upload failed", reason = "cannot be noted", cause = error);
                 return if is_full(&error) {
                     HttpError::new(507, "no_space", NOT_NOTED).retry_after(RETRY_AFTER_S)
                 } else if is_out_of_descriptors(&error) {
-                    no_descriptors()
+                    ready::no_descriptors()
                 } else {
                     HttpError::new(500, "disk_failed", NOT_NOTED)
                 };
@@ -182,6 +189,12 @@ impl Refused {
         tell_refused(&told);
         told
     }
+}
+
+fn no_place() -> HttpError {
+    let message =
+        "The client's disk does not work now; the cause is in its log. Send it again later, or elsewhere.";
+    HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S)
 }
 
 const NOT_NOTED: &str =
@@ -242,12 +255,21 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
         (Kind::Sender | Kind::Interrupted, _) => HttpError::new(400, error.code(), sentence(error)),
         (Kind::NoSpace, _) => HttpError::new(507, error.code(), sentence(error)).retry_after(RETRY_AFTER_S),
         (Kind::TooLarge, _) => HttpError::new(413, error.code(), sentence(error)),
-        (Kind::Disk, _) if error.is_out_of_descriptors() => no_descriptors(),
+        (Kind::Disk, _) if error.is_out_of_descriptors() => ready::no_descriptors(),
         (Kind::Disk, _) => HttpError::new(500, error.code(), sentence(error)),
     };
     match error.kind() {
         Kind::Sender | Kind::Interrupted => {
-            event!(Warn, "upload refused", status = told.status, reason = error.to_string(), cause = cause);
+            // What `Pieces` stops at is no error of the system.
+            let is_bound = matches!(interrupted_by, Some(ErrorKind::FileTooLarge | ErrorKind::StorageFull));
+            let cause = cause.filter(|_| !is_bound);
+            event!(
+                Warn,
+                "upload refused",
+                status = told.status,
+                reason = told.message.as_str(),
+                cause = cause
+            );
         }
         Kind::NoSpace | Kind::TooLarge | Kind::Disk => {
             event!(Error, "upload failed", status = told.status, reason = error.to_string(), cause = cause);
@@ -259,11 +281,6 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
 /// What was refused before anything of it was on the disk, for a reason that is no error of the disk.
 fn tell_refused(refused: &HttpError) {
     event!(Warn, "upload refused", status = refused.status, reason = refused.code);
-}
-
-fn no_descriptors() -> HttpError {
-    let message = "The client has no free descriptor for a file; send it again later, or elsewhere.";
-    HttpError::new(503, "no_descriptors", message).retry_after(RETRY_AFTER_S)
 }
 
 fn sentence(error: &impl std::fmt::Display) -> String {

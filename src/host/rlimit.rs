@@ -1,6 +1,8 @@
 //! The limits of this process: that of open descriptors is raised to what connections, transfers and payloads need together, and
 //! payloads get what the client was started with.
 
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Room;
@@ -75,6 +77,12 @@ pub fn raise_descriptors(room: Room, slots: usize) -> Room {
         );
     }
     given
+}
+
+/// Whether this process can have two more descriptors now, which an upload takes: its directory, and a file. Never waits.
+pub fn has_descriptors() -> bool {
+    let descriptors = [(); 2].map(|()| eventfd(0, EventfdFlags::CLOEXEC));
+    !descriptors.iter().any(|made| matches!(made, Err(Errno::MFILE | Errno::NFILE)))
 }
 
 fn needed(room: Room, slots: usize) -> u64 {

@@ -217,7 +217,7 @@ impl Work {
     }
 
     /// Does what may wait for the disk; a client that stops waits for it.
-    fn beside(&self, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn beside(&self, work: impl FnOnce() + Send + 'static) {
         let (under_way, events) = (Arc::clone(&self.ends_under_way), self.events.clone());
         under_way.fetch_add(1, Ordering::AcqRel);
         self.disk.run(move || {

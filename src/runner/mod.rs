@@ -428,17 +428,26 @@ impl Work {
         }
     }
 
-    /// Payloads that wait when the client stops will not be started by it: they are told so, not lost. At every event: an
-    /// upload that was under way then may have become a payload since.
+    /// Payloads that wait when the client stops will not be started, by no later life either: they are told so, not lost. At every
+    /// event: an upload that was under way then may have become a payload since.
     fn give_up_waiting(&self) {
         if self.drain.is_none() || self.limits.has_successor {
             return;
         }
         match self.store.kill_waiting(STOPPED) {
-            Ok(payloads) => {
-                for payload in payloads {
-                    event!(Warn, "payload is not started", payload = payload.id, reason = STOPPED);
+            Ok(ids) if ids.is_empty() => {}
+            Ok(ids) => {
+                for id in &ids {
+                    event!(Warn, "payload is not started", payload = *id, reason = STOPPED);
                 }
+                let records = self.ends.records.clone();
+                self.beside(move || {
+                    for id in ids {
+                        if let Err(error) = records.note(id) {
+                            event!(Error, "a kill cannot be noted yet", payload = id, error = error);
+                        }
+                    }
+                });
             }
             Err(error) => event!(Error, "cannot give up the waiting payloads", error = error.to_string()),
         }

@@ -237,20 +237,16 @@ impl Store {
         Ok(())
     }
 
-    /// Marks all payloads that wait as `Killed`, for `reason`. Gives them.
-    pub fn kill_waiting(&self, reason: &str) -> Result<Vec<Payload>, StoreError> {
-        let sql = with_columns!(
-            "UPDATE payload SET status = 'Killed', killed = 1, error = coalesce(error, ?1), finished_at = ?2, ",
-            "ended_clock = ?3 WHERE status = 'Prepared' RETURNING"
-        );
-        let killed = {
-            let mut inner = self.lock();
-            inner.waiting = 0;
-            inner.list(sql, params![reason, now_ms(), monotonic_ms()], payload_of)?
-        };
-        for payload in &killed {
-            (self.on_end)(payload.id);
+    /// Kills all payloads that wait, as [`Store::kill`] does one. Gives those that had not been killed before.
+    pub fn kill_waiting(&self, reason: &str) -> Result<Vec<PayloadId>, StoreError> {
+        let sql = "UPDATE payload SET killed = 1, error = ?1, finished_at = ?2 \
+                   WHERE status = 'Prepared' AND killed = 0 RETURNING id";
+        let mut inner = self.lock();
+        if inner.waiting == 0 {
+            return Ok(Vec::new());
         }
+        let killed = inner.list(sql, params![reason, now_ms()], |row| row.get(0))?;
+        inner.waiting = 0;
         Ok(killed)
     }
 
@@ -453,8 +449,12 @@ mod tests {
         assert!(add(3).is_ok());
         assert_eq!(store.waiting(), 2);
         store.kill(2, "reason").expect("answers");
-        store.kill_waiting("reason").expect("answers");
+        assert_eq!(store.kill_waiting("stop").expect("answers"), [3]);
+        assert_eq!(store.kill_waiting("stop").expect("answers"), []);
         assert_eq!(store.counts().expect("answers"), Counts { waiting: 0, running: 1 });
+        assert_eq!(status(&store, 3), Status::Prepared, "it is not on the disk yet");
+        store.confirm_kill(3).expect("answers");
+        assert_eq!(status(&store, 3), Status::Killed);
     }
 
     #[test]

@@ -124,6 +124,10 @@ fn an_upload_that_would_not_leave_enough_free_is_refused_by_its_length_or_where_
     let answer = wire::read_answer(&mut stream, false);
     assert_eq!(answer.error(507), "disk_low");
     assert!(answer.header("retry-after").is_some(), "{}", answer.head);
+    client.wait_for_log(
+        "upload refused status=507 reason=\"The upload would take what has to stay free (MIN_FREE)",
+    );
+    assert!(!client.log().contains("broke off"), "{}", client.log());
     wait_for("its removal", || (client.directories().len() == 1).then_some(()));
     client.result(&client.run("true"));
 }

@@ -755,6 +755,10 @@ fn an_upload_over_the_limit_in_chunks_is_refused_where_it_passes_it() {
     let answers = conversation(client.address, joined(&upload_head("Transfer-Encoding: chunked\r\n"), &body));
     assert_eq!(statuses(&answers), [413]);
     assert_eq!(answers[0].error(413), "content_too_large");
+    client.wait_for_log(
+        "upload refused status=413 reason=\"The upload is over MAX_UPLOAD, 100000 bytes; send less.\"",
+    );
+    assert!(!client.log().contains("broke off"), "{}", client.log());
     assert!(client.directories().is_empty());
     client.must_be_well_and_empty("a large upload in chunks");
 }

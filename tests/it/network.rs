@@ -464,6 +464,9 @@ fn out_of_descriptors_the_client_neither_spins_nor_stops_accepting() {
     must_not_spin(&client, "out of descriptors");
     // Those that are inside are served: with an error where it takes a descriptor.
     assert_eq!(ping(&mut inside[0]).status, 200);
+    inside[0].write_all(b"GET /ready HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let ready = read_answer(&mut inside[0], false);
+    assert_eq!((ready.status, ready.json("reasons").as_deref()), (503, Some(r#"["no_descriptors"]"#)));
     for size in [100, 1_000_000] {
         let body = wire::form(&[("run.sh", b"true"), ("file", &vec![b'x'; size])]);
         let head = wire::submit_head(body.len()).replace("Connection: close\r\n", "");

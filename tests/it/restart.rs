@@ -112,6 +112,29 @@ fn a_stop_keeps_what_waits_for_the_next_life() {
 }
 
 #[test]
+fn what_was_told_that_it_will_not_be_started_is_not_started_by_a_later_life() {
+    let (_home, data) = place();
+    let mut first = Client::at(&data, &[("RECOVER", "off"), ("MAX_JOBS", "1"), ("KILL_GRACE", "5")]);
+    let running = first.run("#!/bin/sh\necho > pid\ntrap '' TERM\nwhile ! [ -e go ]; do sleep 0.02; done\n");
+    first.wait_for_file(&running, "pid");
+    let go = first.loc(&running).join("go");
+    let waiting: Vec<String> = (0..3).map(|_| first.run("#!/bin/sh\necho > made\n")).collect();
+    first.signal("TERM");
+    // The others are not asked about: that somebody has fetched an end is written as well.
+    let told = first.ended(&waiting[0]);
+    assert_eq!(told.json("status").as_deref(), Some("Killed"), "{}", told.text());
+    assert!(told.json("error").unwrap().contains("client was stopped"), "{}", told.text());
+    fs::write(go, "").unwrap();
+    assert_eq!(first.wait().code(), Some(0));
+    drop(first);
+    let next = Client::at(&data, &[]);
+    for id in &waiting {
+        assert_eq!(status(&next, id), "Killed");
+        assert!(!next.loc(id).join("made").exists());
+    }
+}
+
+#[test]
 fn a_half_received_upload_leaves_nothing() {
     let (_home, data) = place();
     let first = Client::at(&data, &[]);
