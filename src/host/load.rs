@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::{CpuTime, CurrentSI as _, KernelStats};
 
@@ -42,17 +42,26 @@ impl Load {
 fn sample(published: &AtomicU32) {
     let mut before = None;
     let mut interval = FIRST_INTERVAL;
+    let mut stale_since: Option<Instant> = None;
     loop {
         clock::tick();
         match KernelStats::current() {
             Ok(stats) => {
+                if let Some(since) = stale_since.take() {
+                    event!(Info, "/load is right again", after_s = since.elapsed().as_secs());
+                }
                 let now = Ticks::of(&stats.total);
                 if let Some(before) = before {
                     published.store(now.tenths_of_percent_since(before), Ordering::Relaxed);
                 }
                 before = Some(now);
             }
-            Err(error) => event!(Error, "cannot read /proc/stat, /load is stale", error = error.to_string()),
+            Err(error) if stale_since.is_none() => {
+                event!(Error, "cannot read /proc/stat, /load is stale", error = error.to_string());
+                stale_since = Some(Instant::now());
+            }
+            // Told already.
+            Err(_) => {}
         }
         thread::sleep(interval);
         interval = INTERVAL;

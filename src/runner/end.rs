@@ -14,9 +14,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
-use super::processes::{self, Origin, Tree};
+use super::processes::{self, Origin, Tree, Unknown};
 use super::start::{StartError, Streams};
-use super::{Phase, Run, Work};
+use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::data::directory;
 use crate::data::disk_error::is_full;
 use crate::data::record::{Durability, FileSystem};
@@ -30,11 +30,11 @@ use crate::upkeep::record_writer::Records;
 const EXIT_FILE: &str = ".orchestrator.exit";
 
 impl Work {
-    /// Reaps until no ended child is left.
+    /// Reaps until no ended child is left, and looks for what is left of payloads where that is due.
     pub(super) fn reap(&mut self) {
-        let mut reaped_any = false;
+        let mut is_look_due = self.look_at.take_if(|at| *at <= Instant::now()).is_some();
         while let Some(pid) = sys::ended_child() {
-            reaped_any = true;
+            is_look_due = true;
             if self.guard.as_ref().is_some_and(|guard| guard.pid() == pid) {
                 sys::reap(pid);
                 self.strangers.retain(|stranger| *stranger != pid);
@@ -50,9 +50,9 @@ impl Work {
                 sys::reap(pid);
             }
         }
-        self.is_look_due |= reaped_any;
+        self.is_look_due |= is_look_due;
         self.finish_ended_trees();
-        if reaped_any {
+        if is_look_due {
             self.end_leftovers();
         }
     }
@@ -113,7 +113,12 @@ impl Work {
                 index += 1;
                 continue;
             };
-            if !processes::any_left(&run.tree(), &known) {
+            let Ok(is_any_left) = processes::any_left(&run.tree(), &known) else {
+                self.look_later();
+                index += 1;
+                continue;
+            };
+            if !is_any_left {
                 let run = self.runs.swap_remove(index);
                 self.finish(run, exit);
                 continue;
@@ -125,12 +130,26 @@ impl Work {
         }
     }
 
+    /// What is left of payloads cannot be known now: no process has to end for it to be looked for again.
+    fn look_later(&mut self) {
+        self.look_at = Some(Instant::now() + ENDING_LOOK);
+    }
+
     /// Ends the processes that came to us as orphans and whose payload no longer runs. Gives whether there were any: their
-    /// own children come here when they are gone.
-    pub(super) fn end_leftovers(&self) -> bool {
+    /// own children come here when they are gone. Also where the system lacks what it takes to know.
+    pub(super) fn end_leftovers(&mut self) -> bool {
+        let Ok(adopted) = processes::adopted(&self.known()) else {
+            self.look_later();
+            return true;
+        };
         let mut any = false;
-        for pid in processes::adopted(&self.known()) {
-            if self.is_left_over(pid) {
+        for pid in adopted {
+            let is_left_over = self.is_left_over(pid);
+            if is_left_over.is_err() {
+                self.look_later();
+                any = true;
+            }
+            if is_left_over.is_ok_and(|is_left_over| is_left_over) {
                 event!(Info, "left-over process is ended", pid = pid);
                 processes::signal_one(pid, Signal::KILL);
                 any = true;
@@ -145,17 +164,17 @@ impl Work {
         running.chain(self.strangers.iter().copied()).collect()
     }
 
-    fn is_left_over(&self, pid: u32) -> bool {
-        let origin = Origin::of(pid);
+    fn is_left_over(&self, pid: u32) -> Result<bool, Unknown> {
+        let origin = Origin::of(pid)?;
         if self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
-            return false;
+            return Ok(false);
         }
-        match origin {
+        Ok(match origin {
             Origin::Payload(_) => true,
             Origin::Places(_) if origin.is_within(&self.data_path) => true,
             // It hides where it comes from. As PID 1 we also adopt what was never a payload's.
             Origin::Places(_) => self.runs.is_empty() && std::process::id() != 1,
-        }
+        })
     }
 
     fn finish(&self, run: Run, exit: Exit) {

@@ -44,7 +44,8 @@ use starter::{Ready, Starter};
 pub use guard::run as run_guard;
 pub use processes::end_strays;
 
-/// How often SIGKILL is sent to the tree of a payload that is still there after it.
+/// How often SIGKILL is sent to the tree of a payload that is still there after it, and how often what is left of payloads is
+/// looked for while the system lacks what it takes to know.
 const ENDING_LOOK: Duration = Duration::from_millis(50);
 
 /// Starting or ending a payload takes milliseconds; a runner that is at it for so long hangs.
@@ -131,11 +132,12 @@ impl Runner {
             limits,
             runs: Vec::new(),
             data_path: data_path.path().to_owned(),
-            strangers: processes::adopted(&[]),
+            strangers: processes::adopted(&[]).map_err(io::Error::other)?,
             guard: None,
             drain: None,
             is_drained: false,
             is_look_due: false,
+            look_at: None,
             adopts: adopts.is_ok() || std::process::id() == 1,
             busy_since: Arc::clone(&busy_since),
             disk: Disk::with_a_thread()?,
@@ -242,6 +244,8 @@ struct Work {
     /// Whether a process has ended since the trees were looked at of which `run.sh` is gone. What is left of them are orphans,
     /// and theirs: none can go unheard.
     is_look_due: bool,
+    /// When they are looked at again though none has ended.
+    look_at: Option<Instant>,
     /// Whether orphans come to us.
     adopts: bool,
     busy_since: Arc<AtomicI64>,
@@ -300,7 +304,7 @@ impl Work {
         let any_running = self.runs.iter().any(|run| !matches!(run.phase, Phase::Ending { .. }));
         let is_waited_for = any_running || (self.runs.is_empty() && !self.is_drained);
         let of_drain = self.drain.iter().filter(|_| is_waited_for).map(|drain| drain.0);
-        of_runs.chain(of_drain).chain(self.starter.retry_at()).min()
+        of_runs.chain(of_drain).chain(self.starter.retry_at()).chain(self.look_at).min()
     }
 
     fn handle(&mut self, event: Event) {
@@ -455,10 +459,10 @@ impl Work {
 
     /// Left-overs are waited for, up to the deadline: some cannot be killed.
     fn report_drained(&mut self) {
-        if let Some((deadline, done)) = &self.drain
+        if let Some((deadline, done)) = self.drain.clone()
             && self.starter.is_idle()
             && self.ends_under_way.load(Ordering::Acquire) == 0
-            && (!self.end_leftovers() || *deadline <= Instant::now())
+            && (!self.end_leftovers() || deadline <= Instant::now())
         {
             self.is_drained = true;
             // The listener may have left already, with the process about to end.

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::environment::{PAYLOAD_DIR, PAYLOAD_ID};
 use super::start::{STDERR_FILE, STDOUT_FILE};
+use super::starter::is_shortage;
 use crate::event;
 use crate::payload::PayloadId;
 use crate::sys;
@@ -56,12 +58,14 @@ pub(super) struct Tree {
 /// against forks. The others are looked for before it, while they still descend from `run.sh`, and after it, since one may
 /// have left the group in between. `known` are our children that are no orphans.
 pub(super) fn signal_tree(tree: &Tree, known: &[u32], signal: Signal) {
-    let mut members = members(tree, known);
+    // Where that is not known now, its group is all that is reached; SIGKILL is sent again.
+    let members_now = || members(tree, known).unwrap_or_default();
+    let mut members = members_now();
     if !tree.root_is_reaped || members.iter().any(|entry| entry.group == tree.root) {
         signal_group(tree.root, signal);
     }
     members.retain(|entry| entry.group != tree.root);
-    for entry in self::members(tree, known) {
+    for entry in members_now() {
         if entry.group != tree.root && members.iter().all(|known| known.pid != entry.pid) {
             members.push(entry);
         }
@@ -70,49 +74,52 @@ pub(super) fn signal_tree(tree: &Tree, known: &[u32], signal: Signal) {
         signal_one(entry.pid, signal);
     }
     if signal == Signal::KILL {
-        is_without_orphans(tree, known, Some(signal));
+        // Its caller looks again.
+        let _ = is_without_orphans(tree, known, Some(signal));
     }
 }
 
 /// Whether any process of a payload lives whose `run.sh` is reaped, zombies not counted. Each is an orphan then, and so our
 /// child, or descends from one. `known` are our children that are no orphans.
-pub(super) fn any_left(tree: &Tree, known: &[u32]) -> bool {
-    !is_without_orphans(tree, known, None)
+pub(super) fn any_left(tree: &Tree, known: &[u32]) -> Result<bool, Unknown> {
+    Ok(!is_without_orphans(tree, known, None)?)
 }
 
 /// Whether no orphan is left of a payload, be it one that forks its successor and is gone faster than /proc can be walked. Of
 /// such a line one process is our child at each moment, since its parent is gone, and the list of our children is one quick look.
 /// With `signal`, what is met is sent it, again and again, until nothing comes after it.
-fn is_without_orphans(tree: &Tree, known: &[u32], signal: Option<Signal>) -> bool {
+fn is_without_orphans(tree: &Tree, known: &[u32], signal: Option<Signal>) -> Result<bool, Unknown> {
     for _ in 0..LINE_LOOKS {
         let mut is_line_seen = false;
-        for pid in adopted(known) {
+        for pid in adopted(known)? {
             // At once: a line leaves thousands of zombies a second, and all that are there slow down each look at /proc.
             if sys::reap(pid).is_some() {
                 // It may have lived when the list was read, and its successor have come to us since.
                 is_line_seen = true;
-            } else if is_of(pid, tree) {
-                let Some(signal) = signal else { return false };
+            } else if is_of(pid, tree)? {
+                let Some(signal) = signal else { return Ok(false) };
                 signal_one(pid, signal);
                 is_line_seen = true;
             }
         }
         if !is_line_seen {
-            return true;
+            return Ok(true);
         }
         if signal.is_some() {
             // On a busy host what is killed needs the processor to die, and only then hands over what it has forked.
             thread::sleep(LINE_PAUSE);
         }
     }
-    false
+    Ok(false)
 }
 
 /// Whether an orphan is of this payload, by what it shows or by its session.
-fn is_of(pid: u32, tree: &Tree) -> bool {
-    Origin::of(pid).is(tree.id, &tree.directory)
-        || entry(pid)
-            .is_some_and(|entry| !entry.is_zombie && entry.pid != tree.root && entry.session == tree.root)
+fn is_of(pid: u32, tree: &Tree) -> Result<bool, Unknown> {
+    if Origin::of(pid)?.is(tree.id, &tree.directory) {
+        return Ok(true);
+    }
+    let entry = entry(pid)?;
+    Ok(entry.is_some_and(|entry| !entry.is_zombie && entry.pid != tree.root && entry.session == tree.root))
 }
 
 /// Signals one process group.
@@ -141,23 +148,31 @@ fn report(what: &str, number: u32, result: Option<rustix::io::Result<()>>) {
 
 /// The processes of a payload. Orphans that have ended are reaped as they are met: who forks faster than this goes through
 /// /proc would otherwise fill the table of processes.
-fn members(tree: &Tree, known: &[u32]) -> Vec<Entry> {
+fn members(tree: &Tree, known: &[u32]) -> Result<Vec<Entry>, Unknown> {
     let own_pid = std::process::id();
     let is_ended_orphan =
         |entry: &Entry| entry.is_zombie && entry.parent == own_pid && !known.contains(&entry.pid);
-    let all: Vec<Entry> =
-        entries().filter(|entry| !is_ended_orphan(entry) || sys::reap(entry.pid).is_none()).collect();
+    let mut all = entries()?;
+    all.retain(|entry| !is_ended_orphan(entry) || sys::reap(entry.pid).is_none());
     let is_of_root = |entry: &Entry| entry.pid == tree.root || entry.session == tree.root;
-    let is_seed = |entry: &&Entry| {
-        let is_child = entry.parent == own_pid;
-        let is_root = entry.pid == tree.root;
-        (!tree.root_is_reaped && is_of_root(entry))
-            || (is_child && !is_root && entry.session == tree.root)
-            || (is_child && !is_root && Origin::of(entry.pid).is(tree.id, &tree.directory))
+    let is_seed = |entry: &Entry| {
+        if !tree.root_is_reaped && is_of_root(entry) {
+            return Ok(true);
+        }
+        if entry.parent != own_pid || entry.pid == tree.root {
+            return Ok(false);
+        }
+        Ok(entry.session == tree.root || Origin::of(entry.pid)?.is(tree.id, &tree.directory))
     };
-    let seeds = all.iter().filter(is_seed).map(|entry| entry.pid).collect();
+    let mut seeds = HashSet::new();
+    for entry in &all {
+        if is_seed(entry)? {
+            seeds.insert(entry.pid);
+        }
+    }
     let found = with_descendants(&all, seeds);
-    all.into_iter().filter(|entry| found.contains(&entry.pid)).collect()
+    all.retain(|entry| found.contains(&entry.pid));
+    Ok(all)
 }
 
 /// Children of members are members; repeats until none is new. Trees are shallow, so this takes few rounds.
@@ -182,18 +197,30 @@ pub fn end_strays(data_path: &Path) {
     loop {
         let strays = strays(data_path, &mut sessions);
         let now = Instant::now();
-        if strays.is_empty() {
-            if now >= quiet_at {
-                return;
+        if now >= deadline {
+            match strays {
+                Ok(strays) => {
+                    event!(Error, "processes of earlier payloads cannot be ended", number = strays.len());
+                }
+                Err(Unknown(error)) => {
+                    event!(Error, "processes of earlier payloads cannot be looked for", error = error);
+                }
             }
+            return;
+        }
+        let strays = match strays {
+            Ok(strays) if strays.is_empty() && now >= quiet_at => return,
+            Ok(strays) => strays,
+            Err(Unknown(_)) => {
+                quiet_at = now + STRAYS_QUIET;
+                Vec::new()
+            }
+        };
+        if strays.is_empty() {
             thread::sleep(STRAYS_PAUSE);
             continue;
         }
         quiet_at = now + STRAYS_QUIET;
-        if now >= deadline {
-            event!(Error, "processes of earlier payloads cannot be ended", number = strays.len());
-            return;
-        }
         for stray in &strays {
             // By groups first: one call reaches all that a fork bomb has in one, and none can be forked meanwhile.
             if stray.group == stray.pid {
@@ -209,11 +236,15 @@ pub fn end_strays(data_path: &Path) {
 }
 
 /// `known`: the sessions of those that were seen before, who may be gone by now; more are added.
-fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Vec<Entry> {
+fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Result<Vec<Entry>, Unknown> {
     let own_pid = std::process::id();
-    let all: Vec<Entry> = entries().collect();
-    let seeds: HashSet<u32> =
-        all.iter().filter(|entry| is_of_a_payload(entry.pid, data_path)).map(|entry| entry.pid).collect();
+    let all = entries()?;
+    let mut seeds = HashSet::new();
+    for entry in &all {
+        if is_of_a_payload(entry.pid, data_path)? {
+            seeds.insert(entry.pid);
+        }
+    }
     // A payload leads a session of its own: whoever is in one with it is of it, whatever else he hides. Not so where the
     // leader is known and none of a payload's: somebody's shell, in which he runs a payload's script by hand.
     let is_leader_foreign =
@@ -223,32 +254,62 @@ fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Vec<Entry> {
     let in_sessions = all.iter().filter(|entry| known.contains(&entry.session)).map(|entry| entry.pid);
     let members = with_descendants(&all, seeds.iter().copied().chain(in_sessions).collect());
     let is_stray = |entry: &Entry| members.contains(&entry.pid) && !entry.is_zombie && entry.pid != own_pid;
-    all.into_iter().filter(is_stray).collect()
+    Ok(all.into_iter().filter(is_stray).collect())
 }
 
 /// By what only a payload's processes have: the variable, or the logs as output. Not by the working directory, which may be
 /// that of a person who looks at the files.
-fn is_of_a_payload(pid: u32, data_path: &Path) -> bool {
-    let named = variable_of(pid, PAYLOAD_DIR).map(PathBuf::from);
+fn is_of_a_payload(pid: u32, data_path: &Path) -> Result<bool, Unknown> {
+    let named = variable_of(pid, PAYLOAD_DIR)?.map(PathBuf::from);
     if named.is_some_and(|directory| directory.parent() == Some(data_path)) {
-        return true;
+        return Ok(true);
     }
-    ["fd/1", "fd/2"].iter().filter_map(|link| target_of(pid, link)).any(|file| {
+    Ok(targets_of(pid, &["fd/1", "fd/2"])?.iter().any(|file| {
         let is_log = file.file_name().is_some_and(|name| name == STDOUT_FILE || name == STDERR_FILE);
         is_log && file.parent().and_then(Path::parent) == Some(data_path)
-    })
+    }))
 }
 
-/// The processes of this system, one after the other; none, which the log tells, without /proc.
-fn entries() -> impl Iterator<Item = Entry> {
-    let listing = fs::read_dir("/proc")
-        .inspect_err(|error| event!(Error, "cannot read /proc", error = error.to_string()));
-    let names = listing.into_iter().flatten().flatten().map(|found| found.file_name());
-    names.filter_map(|name| entry(name.to_str()?.parse().ok()?))
+/// The system lacks what it takes to look at processes, descriptors for instance.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct Unknown(io::Error);
+
+/// What was read in /proc. `None` of what is gone, or another user's, or not there in this kernel.
+fn seen<T>(read: io::Result<T>) -> Result<Option<T>, Unknown> {
+    match read {
+        Ok(seen) => Ok(Some(seen)),
+        Err(error) if is_shortage(&error) => Err(Unknown(error)),
+        Err(_) => Ok(None),
+    }
 }
 
-fn entry(pid: u32) -> Option<Entry> {
-    let stat = Stat::from_file(format!("/proc/{pid}/stat")).ok()?;
+/// The processes of this system; none, which the log tells, without /proc.
+fn entries() -> Result<Vec<Entry>, Unknown> {
+    let listing = match fs::read_dir("/proc") {
+        Ok(listing) => listing,
+        Err(error) if is_shortage(&error) => return Err(Unknown(error)),
+        Err(error) => {
+            event!(Error, "cannot read /proc", error = error);
+            return Ok(Vec::new());
+        }
+    };
+    let mut entries = Vec::new();
+    for found in listing {
+        let Some(found) = seen(found)? else { break };
+        let Some(pid) = found.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        entries.extend(entry(pid)?);
+    }
+    Ok(entries)
+}
+
+fn entry(pid: u32) -> Result<Option<Entry>, Unknown> {
+    let stat = seen(fs::read(format!("/proc/{pid}/stat")))?;
+    Ok(stat.and_then(|stat| entry_of(&stat)))
+}
+
+fn entry_of(stat: &[u8]) -> Option<Entry> {
+    let stat = Stat::from_read(stat).ok()?;
     Some(Entry {
         pid: u32::try_from(stat.pid).ok()?,
         parent: u32::try_from(stat.ppid).ok()?,
@@ -268,8 +329,11 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    pub(super) fn of(pid: u32) -> Self {
-        payload_of(pid).map_or_else(|| Self::Places(places_of(pid)), Self::Payload)
+    pub(super) fn of(pid: u32) -> Result<Self, Unknown> {
+        if let Some(id) = payload_of(pid)? {
+            return Ok(Self::Payload(id));
+        }
+        Ok(Self::Places(targets_of(pid, &["cwd", "fd/1", "fd/2"])?))
     }
 
     /// Whether that is the payload with this id and directory.
@@ -287,29 +351,27 @@ impl Origin {
 }
 
 /// The payload that a process was started for, by the environment that it was started with.
-fn payload_of(pid: u32) -> Option<PayloadId> {
-    variable_of(pid, PAYLOAD_ID)?.to_str()?.parse().ok()
+fn payload_of(pid: u32) -> Result<Option<PayloadId>, Unknown> {
+    Ok(variable_of(pid, PAYLOAD_ID)?.and_then(|id| id.to_str()?.parse().ok()))
 }
 
 /// A variable of the environment that a process was started with (proc_pid_environ(5)).
-fn variable_of(pid: u32, name: &str) -> Option<OsString> {
-    let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;
+fn variable_of(pid: u32, name: &str) -> Result<Option<OsString>, Unknown> {
+    let environment = seen(fs::read(format!("/proc/{pid}/environ")))?.unwrap_or_default();
     let mut variables = environment.split(|byte| *byte == 0);
-    let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
-    Some(OsStr::from_bytes(value).to_owned())
+    let value = variables.find_map(|variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    Ok(value.map(|value| OsStr::from_bytes(value).to_owned()))
 }
 
-fn places_of(pid: u32) -> Vec<PathBuf> {
-    ["cwd", "fd/1", "fd/2"].iter().filter_map(|link| target_of(pid, link)).collect()
-}
-
-/// Where a link of /proc/PID points, or pointed: the kernel marks what has been removed since (proc_pid_cwd(5)).
-fn target_of(pid: u32, link: &str) -> Option<PathBuf> {
-    let target = fs::read_link(format!("/proc/{pid}/{link}")).ok()?;
-    Some(match target.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
-        Some(original) => PathBuf::from(original),
-        None => target,
-    })
+/// Where links of /proc/PID point, or pointed: the kernel marks what has been removed since (proc_pid_cwd(5)).
+fn targets_of(pid: u32, links: &[&str]) -> Result<Vec<PathBuf>, Unknown> {
+    let mut targets = Vec::new();
+    for link in links {
+        let Some(target) = seen(fs::read_link(format!("/proc/{pid}/{link}")))? else { continue };
+        let original = target.to_str().and_then(|text| text.strip_suffix(" (deleted)")).map(PathBuf::from);
+        targets.push(original.unwrap_or(target));
+    }
+    Ok(targets)
 }
 
 /// The live children of this process that it did not start itself: orphans that came to it.
@@ -317,14 +379,17 @@ fn target_of(pid: u32, link: &str) -> Option<PathBuf> {
 /// The kernel hands orphans to the first thread of a subreaper, while payloads are children of the runner's thread, so
 /// one small file lists just the orphans (`/proc/PID/task/TID/children`, proc(5), Linux 3.5). Kernels built without it
 /// cost a walk through /proc.
-pub(super) fn adopted(known: &[u32]) -> Vec<u32> {
+pub(super) fn adopted(known: &[u32]) -> Result<Vec<u32>, Unknown> {
     let own_pid = std::process::id();
-    let children: Vec<u32> = match fs::read_to_string(format!("/proc/self/task/{own_pid}/children")) {
-        Ok(list) => list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
-        Err(_) => entries()
-            .filter(|entry| entry.parent == own_pid && !entry.is_zombie)
-            .map(|entry| entry.pid)
-            .collect(),
-    };
-    children.into_iter().filter(|pid| !known.contains(pid)).collect()
+    let mut children: Vec<u32> =
+        match seen(fs::read_to_string(format!("/proc/self/task/{own_pid}/children")))? {
+            Some(list) => list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect(),
+            None => entries()?
+                .iter()
+                .filter(|entry| entry.parent == own_pid && !entry.is_zombie)
+                .map(|entry| entry.pid)
+                .collect(),
+        };
+    children.retain(|pid| !known.contains(pid));
+    Ok(children)
 }

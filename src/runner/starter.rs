@@ -259,7 +259,7 @@ impl Starter {
 }
 
 /// Whether the system has run out of something that comes back: processes, memory, descriptors, room on the disk.
-fn is_shortage(error: &io::Error) -> bool {
+pub(super) fn is_shortage(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
     let is_shortage = matches!(errno, Some(Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE));
     is_shortage || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)

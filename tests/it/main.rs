@@ -23,6 +23,7 @@ mod resources;
 mod restart;
 mod retention;
 mod retrieve;
+mod sleepers;
 mod small_disk;
 mod start;
 mod stopping;

@@ -5,8 +5,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
-use crate::client::{Client, binary, copy_program, place, wait_for};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+
+use crate::client::{Client, binary, copy_program, is_alive, line_of, place, wait_for};
+use crate::sleepers::Sleepers;
 use crate::wire::{call, form, submit_form};
 
 const UNTIL_GO: &str = "#!/bin/sh\necho > there\nwhile ! [ -e go ]; do sleep 0.02; done\n";
@@ -91,7 +96,7 @@ fn payloads_wait_while_the_data_path_is_away() {
             fs::write(entry.path().join("go"), "").unwrap();
         }
     }
-    must_wait(&client, &waiting, "No such file or directory");
+    must_wait(&client, &waiting, "(os error 2)");
     fs::rename(&away, &data).unwrap();
     must_go_on(&client, &waiting);
     for id in &running {
@@ -108,7 +113,7 @@ fn payloads_wait_while_the_data_path_is_closed() {
     let waiting: Vec<String> = (0..10).map(|_| client.run("exit 0")).collect();
     fs::set_permissions(&client.data, fs::Permissions::from_mode(0o000)).unwrap();
     fs::write(directory.join("go"), "").unwrap();
-    must_wait(&client, &waiting, "Permission denied");
+    must_wait(&client, &waiting, "(os error 13)");
     fs::set_permissions(&client.data, fs::Permissions::from_mode(0o755)).unwrap();
     must_go_on(&client, &waiting);
 }
@@ -139,7 +144,7 @@ fn what_waits_for_its_host_is_run_by_the_next_life_if_this_one_ends() {
     let away = home.path().join("away");
     fs::rename(&data, &away).unwrap();
     fs::write(away.join(directory.file_name().unwrap()).join("go"), "").unwrap();
-    must_wait(&client, &ids, "No such file or directory");
+    must_wait(&client, &ids, "(os error 2)");
     client.kill();
     fs::rename(&away, &data).unwrap();
     let next = Client::at(&data, &[("MAX_JOBS", "1")]);
@@ -205,14 +210,14 @@ fn downloads_asked_for_while_no_thread_can_be_had_are_answered_when_one_can_be()
     let id = client.run("echo result > made");
     client.result(&id);
     // Until the threads of the download before have ended.
-    std::thread::sleep(std::time::Duration::from_secs(6));
+    thread::sleep(Duration::from_secs(6));
     let Some(()) = may_have(&client, 1) else { return };
     let address = client.address;
     let path = format!("/retrieve/{id}");
     let downloads: Vec<_> = (0..3)
         .map(|_| {
             let path = path.clone();
-            std::thread::spawn(move || call(address, "GET", &path))
+            thread::spawn(move || call(address, "GET", &path))
         })
         .collect();
     client.wait_for_log("cannot start a disk thread");
@@ -220,4 +225,52 @@ fn downloads_asked_for_while_no_thread_can_be_had_are_answered_when_one_can_be()
     for download in downloads {
         assert_eq!(download.join().unwrap().file("made"), "result\n");
     }
+}
+
+/// Gives the limit before.
+fn limit_descriptors(client: &Client, limit: Rlimit) -> Rlimit {
+    let pid = Pid::from_raw(client.pid().try_into().unwrap()).unwrap();
+    prlimit(Some(pid), Resource::Nofile, limit).unwrap()
+}
+
+#[test]
+fn without_descriptors_no_payload_is_told_as_ended_that_has_processes_left() {
+    let client = Client::with(&[("LINGER", "600")]);
+    let sleepers = Sleepers::new();
+    let time = &sleepers.time;
+    let id = client.run(&format!(
+        "#!/bin/sh\nsetsid sleep {time} &\necho $$ > there\nwhile [ ! -e go ]; do sleep 0.01; done\nexit 3\n"
+    ));
+    let there = client.wait_for_file(&id, "there");
+    let script = line_of(&there);
+    wait_for("the sleeper", || (sleepers.pids().len() == 1).then_some(()));
+    let limit =
+        limit_descriptors(&client, Rlimit { current: Some(1), maximum: getrlimit(Resource::Nofile).maximum });
+    fs::write(there.with_file_name("go"), "").unwrap();
+    wait_for("the end of run.sh", || (!is_alive(&script)).then_some(()));
+    wait_for("a look at the load", || client.log().contains("/load is stale").then_some(()));
+    // Time for three more of them, and for many looks at what is left.
+    thread::sleep(Duration::from_secs(3));
+    limit_descriptors(&client, limit);
+    wait_for("another look at the load", || client.log().contains("/load is right again").then_some(()));
+    assert_eq!(client.log().matches("/load is stale").count(), 1, "{}", client.log());
+    assert!(!client.log().contains("payload ended"), "{}", client.log());
+    drop(sleepers);
+    let answer = client.ended(&id);
+    assert_eq!(answer.json("exit_code").as_deref(), Some("3"), "{}", answer.text());
+}
+
+/// What ends while nobody can look at it is not waited for until something else ends.
+#[test]
+fn what_ended_without_descriptors_is_told_once_there_are_some() {
+    let client = Client::start();
+    let id = client.run(UNTIL_GO);
+    let there = client.wait_for_file(&id, "there");
+    let limit =
+        limit_descriptors(&client, Rlimit { current: Some(1), maximum: getrlimit(Resource::Nofile).maximum });
+    fs::write(there.with_file_name("go"), "").unwrap();
+    wait_for("a look at the load", || client.log().contains("/load is stale").then_some(()));
+    thread::sleep(Duration::from_millis(500));
+    limit_descriptors(&client, limit);
+    client.result(&id).file("there");
 }

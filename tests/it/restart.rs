@@ -5,12 +5,12 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use crate::client::{Client, is_alive, line_of, place, processes_of, wait_for};
 use crate::records::{record_of, record_path};
+use crate::sleepers::Sleepers;
 use crate::wire;
 
 const FOR_EVER: &str = "#!/bin/sh\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
@@ -225,39 +225,6 @@ fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() 
         wait_for("the end of all", || {
             (!is_alive(&pid) && processes_of(&id).is_empty() && sleepers.pids().is_empty()).then_some(())
         });
-    }
-}
-
-/// Processes that sleep for a time that nobody else sleeps for, whoever else runs tests here.
-struct Sleepers {
-    time: String,
-}
-
-impl Sleepers {
-    fn new() -> Self {
-        let number = NEXT_SLEEPERS.fetch_add(1, Ordering::Relaxed);
-        Self { time: format!("1000.{}{number:03}", std::process::id()) }
-    }
-
-    fn pids(&self) -> Vec<String> {
-        let names = fs::read_dir("/proc").unwrap().flatten();
-        let pids = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let is_sleeper = |pid: &String| {
-            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let text = String::from_utf8_lossy(&command).replace('\0', " ");
-            is_alive(pid) && text.ends_with(&format!("sleep {} ", self.time))
-        };
-        pids.filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit())).filter(is_sleeper).collect()
-    }
-}
-
-static NEXT_SLEEPERS: AtomicU32 = AtomicU32::new(0);
-
-impl Drop for Sleepers {
-    fn drop(&mut self) {
-        for pid in self.pids() {
-            let _ = std::process::Command::new("kill").args(["-KILL", &pid]).status();
-        }
     }
 }
 

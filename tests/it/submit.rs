@@ -574,7 +574,7 @@ fn a_data_path_that_is_gone_is_told_as_a_failure_of_this_host() {
     assert_eq!(answer.error(503), "disk_failed");
     assert!(answer.header("retry-after").is_some(), "{}", answer.head);
     // The cause is for the log: the sender has no use for it.
-    wait_for("the cause in the log", || client.log().contains("No such file or directory").then_some(()));
+    wait_for("the cause in the log", || client.log().contains("(os error 2)").then_some(()));
     fs::rename(&elsewhere, &client.data).unwrap();
     wait_for("/ready", || (client.get("/ready").status == 200).then_some(()));
     client.result(&client.run("true"));

@@ -252,7 +252,7 @@ impl Ledger {
                     Some("Failed: no interpreter")
                 }
                 (Some(NO_SPACE), None, _) if was_full => Some("Failed: disk full"),
-                (None, None, _) if was_full && error.contains("No space left") => Some("Failed: disk full"),
+                (None, None, _) if was_full && error.contains("(os error 28)") => Some("Failed: disk full"),
                 _ => None,
             },
             _ => None,
