@@ -432,6 +432,7 @@ impl Book {
             }
             Ok(answer) if answer.status == 200 => self.files_as_they_are(entry, answer),
             Ok(answer) if answer.status == 404 && self.may_be_gone(entry) => Ok(()),
+            Ok(answer) if may_close && answer.json("error").as_deref() == Some("directory_closed") => Ok(()),
             Ok(answer) if matches!(answer.status, 500..600) && is_explained => Ok(()),
             Ok(answer) => Err(format!("was answered {}: {:.300}", answer.status, answer.text())),
             Err(_) if is_explained => Ok(()),
