@@ -30,6 +30,9 @@ const QUIET_WAIT: Duration = Duration::from_secs(120);
 const STRAYS_WAIT: Duration = Duration::from_secs(20);
 
 const CALLERS: u64 = 6;
+
+/// A limit of open files that leaves a connection for each caller, and some (`host/rlimit.rs`).
+const FEW_DESCRIPTORS: std::ops::Range<u64> = 180..250;
 const MAX_JOBS: usize = 4;
 
 /// MAX_AGE, where it is short.
@@ -249,7 +252,7 @@ impl Round {
             ),
             ("LOG", if is_log_unread { "debug" } else { "info" }.to_owned()),
         ];
-        Start { settings, is_log_unread, descriptors: has_few.then(|| self.rng.u64(80..250)) }
+        Start { settings, is_log_unread, descriptors: has_few.then(|| self.rng.u64(FEW_DESCRIPTORS)) }
     }
 
     fn start_with(&self, start: &Start) -> Option<Life> {
