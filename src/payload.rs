@@ -138,8 +138,10 @@ impl Outcome {
 pub struct Payload {
     /// Its number.
     pub id: PayloadId,
-    /// Where it stands.
+    /// Where it stands, as callers may know.
     pub status: Status,
+    /// The status that it has got since, as long as that is not on the disk: nobody is told so before.
+    pub unnoted: Option<Status>,
     /// Absolute path of its directory.
     pub loc: String,
     /// Process id of `run.sh`, once started.
@@ -194,6 +196,7 @@ impl Payload {
         Self {
             id,
             status: Status::Prepared,
+            unnoted: None,
             loc,
             pid: None,
             killed: false,
@@ -209,9 +212,9 @@ impl Payload {
         }
     }
 
-    /// The payload once `outcome` is noted: who has been killed meanwhile is `Killed`, and the first reason stays.
+    /// The payload with an end that is still to be noted: who has been killed is `Killed`, and the first reason stays.
     pub fn ended(mut self, outcome: &Outcome) -> Self {
-        self.status = if self.killed { Status::Killed } else { outcome.status };
+        self.unnoted = Some(if self.killed { Status::Killed } else { outcome.status });
         if self.error.is_none() {
             self.error.clone_from(&outcome.error);
         }
@@ -223,21 +226,42 @@ impl Payload {
         self
     }
 
-    /// Whether it has been killed, and that is not on the disk yet: nobody is told so before.
-    pub fn is_kill_untold(&self) -> bool {
-        self.killed && self.status.is_pending()
+    /// The payload once all of it is on the disk.
+    pub fn noted(mut self) -> Self {
+        self.status = self.unnoted.take().unwrap_or(self.status);
+        self
     }
 
-    /// Whether nothing of it is yet to come: no process of it is left, and that is told.
+    /// Whether it has ended, and that is not on the disk yet.
+    pub fn is_end_unnoted(&self) -> bool {
+        self.finished_at.is_some() && self.unnoted.is_some()
+    }
+
+    /// Whether nothing of it is yet to come: no process of it is left, and that is on the disk.
     pub fn has_ended(&self) -> bool {
-        self.finished_at.is_some() && !self.status.is_pending()
+        self.finished_at.is_some() && self.unnoted.is_none()
+    }
+
+    /// The exit code of `run.sh` as a shell would name it (128 + signal), where it ran to an end.
+    pub fn shell_code(&self) -> Option<i32> {
+        self.exit_code.or(self.signal.map(|signal| 128 + signal))
+    }
+
+    /// As it was before what is not on the disk yet.
+    fn before_unnoted(&self) -> Self {
+        let mut before = self.clone();
+        if self.status.is_pending() {
+            (before.killed, before.error) = (false, None);
+        }
+        (before.unnoted, before.exit_code, before.signal) = (None, None, None);
+        (before.finished_at, before.left_over, before.usage) = (None, None, Usage::default());
+        before
     }
 
     /// The payload as callers see it.
     pub fn to_json(&self) -> String {
-        if self.is_kill_untold() {
-            let told = Self { killed: false, error: None, exit_code: None, signal: None, ..self.clone() };
-            return Self { finished_at: None, left_over: None, ..told }.to_json();
+        if self.unnoted.is_some() {
+            return self.before_unnoted().to_json();
         }
         let mut usage = self.usage;
         if let (Some(started), None) = (self.started_at, self.finished_at) {
@@ -330,6 +354,7 @@ mod tests {
         let payload = Payload {
             id: 731_094,
             status: Status::Failed,
+            unnoted: None,
             loc: "/opt/data/5f0c \"x\"".to_owned(),
             pid: Some(4242),
             killed: false,

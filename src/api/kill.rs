@@ -4,7 +4,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::{Api, unknown_id};
+use super::{Api, RETRY_AFTER_S, unknown_id};
 use crate::event;
 use crate::http::{HttpError, Response, wait_for_disk};
 use crate::payload::PayloadId;
@@ -12,9 +12,6 @@ use crate::store::Killed;
 
 /// How long a kill waits for its note.
 const NOTE_WAIT: Duration = Duration::from_secs(2);
-
-/// When asking again is worth while: the note is tried again by itself.
-const RETRY_AFTER_S: u32 = 5;
 
 #[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
@@ -24,6 +21,7 @@ pub(super) fn post(api: &Api, id: PayloadId) -> Result<Response, HttpError> {
             ("running", false)
         }
         Killed::Waiting => ("waiting", false),
+        Killed::EndedUnnoted => ("ended", false),
         Killed::Ending => ("ending", true),
         Killed::Ended => ("ended", true),
     };
@@ -46,8 +44,8 @@ fn note(api: &Api, id: PayloadId) -> Result<(), HttpError> {
     };
     noted.flatten().map_err(|error| {
         event!(Error, "a kill cannot be noted yet", payload = id, error = error);
-        let message = "The payload is not started, or is being ended, but the client's disk does not take the note of it now: if \
-                       the client is restarted before that works, the kill is not known. It is tried again; send this again \
+        let message = "The payload is not started, is being ended, or has ended, but the client's disk does not take the note of it now: if \
+                       the client is restarted before that works, that is not known. It is tried again; send this again \
                        later.";
         HttpError::new(503, "not_noted", message).retry_after(RETRY_AFTER_S)
     })

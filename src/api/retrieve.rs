@@ -53,6 +53,12 @@ fn wait_of(query: &str) -> Result<Duration, HttpError> {
 }
 
 fn answer(api: &Api, payload: &Payload, is_fetched: bool) -> Result<Response, HttpError> {
+    // Until then it is told as it was before its end.
+    if payload.is_end_unnoted()
+        && (api.data_path.stuck_for().is_some() || api.store.is_refused(payload.id)?)
+    {
+        return Err(not_noted());
+    }
     match payload.status {
         Status::Completed => zip(api, payload, is_fetched),
         status if status.is_pending() => Ok(Response::json(202, payload.to_json())),
@@ -91,7 +97,7 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
     let source = Source {
         id: payload.id,
         directory: PathBuf::from(&payload.loc),
-        is_final: payload.finished_at.is_some(),
+        is_final: payload.has_ended(),
         data_path: api.data_path.clone(),
         store: api.store.clone(),
     };
@@ -107,6 +113,12 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
     };
     let name = format!("attachment; filename=\"{}.zip\"", payload.id);
     Ok(Response::streamed("application/zip", check, write).header("Content-Disposition", name))
+}
+
+fn not_noted() -> HttpError {
+    let message = "The payload has ended, but the client's disk does not take the note of it now: if the client is restarted before \
+                   that works, its end is not known. It is tried again; ask again later.";
+    HttpError::new(503, "not_noted", message).retry_after(RETRY_AFTER_S)
 }
 
 fn data_path_away() -> HttpError {

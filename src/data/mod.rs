@@ -3,6 +3,7 @@
 
 pub mod directory;
 pub mod disk_error;
+pub mod exit_file;
 pub mod ids;
 pub mod lease;
 pub mod path;

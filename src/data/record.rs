@@ -103,8 +103,8 @@ impl Record {
             version: VERSION,
             directory: name_of(Path::new(&payload.loc)),
             id: payload.id,
-            // Nobody is told of a kill before the next life would know of it: the record comes first.
-            status: if payload.is_kill_untold() { Status::Killed } else { payload.status },
+            // Nobody is told of a kill or an end before the next life would know of it: the record comes first.
+            status: payload.unnoted.unwrap_or(payload.status),
             killed: payload.killed,
             pid: payload.pid,
             exit_code: payload.exit_code,
@@ -164,6 +164,7 @@ impl Record {
         Payload {
             id: self.id,
             status: self.status,
+            unnoted: None,
             loc: directory.to_string_lossy().into_owned(),
             pid: self.pid,
             killed: self.killed,
@@ -636,7 +637,7 @@ mod tests {
             left_over: None,
             usage: Usage { wall_s: 0.1, user_s: 1e-9, system_s: 1234.5, max_rss_bytes: 1 << 40 },
         };
-        let ended = running.clone().ended(&failed);
+        let ended = running.clone().ended(&failed).noted();
         let long = Payload { error: Some("x".repeat(4000)), is_told: true, ..ended.clone() };
         let killed = Payload { status: Status::Killed, killed: true, ..running.clone() };
         for state in [prepared, running, ended, long, killed] {
@@ -653,7 +654,8 @@ mod tests {
     #[test]
     fn a_kill_that_nobody_was_told_of_yet_is_one_to_the_next_life() {
         let (_home, shelf, prepared) = place();
-        let killed = Payload { killed: true, finished_at: Some(5), ..prepared };
+        let killed =
+            Payload { killed: true, unnoted: Some(Status::Killed), finished_at: Some(5), ..prepared };
         shelf.save(&killed, Durability::Process).expect("saved");
         assert_eq!(load(&shelf, &killed).expect("a record").status, Status::Killed);
     }

@@ -1,33 +1,21 @@
 //! How payloads end: by themselves, or by SIGTERM and then SIGKILL to the whole tree. Reaps every child, payload or
 //! orphan, and ends what a payload leaves behind.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree, Unknown};
 use super::start::{StartError, Streams};
 use super::{ENDING_LOOK, Phase, Run, Work};
-use crate::data::directory;
-use crate::data::disk_error::is_full;
-use crate::data::record::{Durability, FileSystem};
 use crate::event;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
 use crate::store::Store;
 use crate::sys::{self, Exit, ExitResult};
 use crate::upkeep::record_writer::Records;
-
-/// Where the exit code of `run.sh` is left for the user.
-const EXIT_FILE: &str = ".orchestrator.exit";
 
 impl Work {
     /// Reaps until no ended child is left, and looks for what is left of payloads where that is due.
@@ -120,7 +108,7 @@ impl Work {
             };
             if !is_any_left {
                 let run = self.runs.swap_remove(index);
-                self.finish(run, exit);
+                self.finish(&run, exit);
                 continue;
             }
             if matches!(run.phase, Phase::Lingering { .. }) {
@@ -177,7 +165,7 @@ impl Work {
         })
     }
 
-    fn finish(&self, run: Run, exit: Exit) {
+    fn finish(&self, run: &Run, exit: Exit) {
         let usage = Usage {
             wall_s: seconds(run.started.elapsed()),
             user_s: seconds(exit.user),
@@ -188,15 +176,9 @@ impl Work {
             event!(Info, "run.sh left processes behind", payload = run.id, left_over = left_over.in_words());
         }
         self.launcher.end_outputs(&run.outputs);
-        self.end(move |ends| {
-            let found_full = ends.keep_results(run.id, &run.directory, exit.result);
-            let mut outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
-            if let Some(full) = found_full.filter(|_| outcome.status == Status::Failed) {
-                let first = outcome.error.map_or_else(String::new, |error| format!("{error}; "));
-                outcome.error = Some(format!("{first}{full}"));
-            }
-            ends.note(run.id, &outcome);
-        });
+        let outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
+        let id = run.id;
+        self.end(move |ends| ends.note(id, &outcome));
     }
 
     /// Ends a payload that was ready and had no process.
@@ -247,7 +229,7 @@ impl Work {
     }
 }
 
-/// Notes ends: on the disk first, so that no end is told that a restart would take back, then in the store and the log.
+/// Notes ends: nobody is told before the disk has them, so that no restart takes one back.
 #[derive(Clone)]
 pub(super) struct Ends {
     pub(super) store: Store,
@@ -255,29 +237,6 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Leaves the exit code beside the results, and where that was asked for sees them all to the disk. Gives a sentence where
-    /// the disk is full.
-    fn keep_results(&self, id: PayloadId, directory: &Path, result: ExitResult) -> Option<String> {
-        let written = write_exit_file(directory, result);
-        let found_full = full_disk(directory, written.as_ref().err());
-        match written {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                event!(Info, "the directory of a payload is gone at its end", payload = id);
-                return None;
-            }
-            Err(error) => {
-                event!(Warn, "cannot write the exit code", payload = id, file = EXIT_FILE, error = error);
-            }
-        }
-        if self.records.durability() == Durability::Power
-            && let Err(error) = FileSystem::of(directory).and_then(|file_system| file_system.sync())
-        {
-            event!(Error, "results may not survive a power cut", payload = id, error = error);
-        }
-        found_full
-    }
-
     /// Notes the end of a payload, unless it had one.
     pub(super) fn note(&self, id: PayloadId, outcome: &Outcome) {
         match self.records.end(id, outcome) {
@@ -286,8 +245,10 @@ impl Ends {
                 Info,
                 "payload ended",
                 payload = id,
-                status =
-                    noted.as_ref().map_or_else(|| "unknown".to_owned(), |noted| noted.status.to_string()),
+                status = noted.as_ref().map_or_else(
+                    || "unknown".to_owned(),
+                    |noted| noted.unnoted.unwrap_or(noted.status).to_string()
+                ),
                 exit_code = outcome.exit_code,
                 signal = outcome.signal.map(signal_name),
                 wall_s = outcome.usage.wall_s,
@@ -335,53 +296,6 @@ fn outcome_of(result: ExitResult, usage: Usage) -> Outcome {
         }
     };
     Outcome { status, exit_code, signal, error, left_over: None, usage }
-}
-
-/// Says so if the disk of `directory` has no room: by its numbers, or since a write has just failed for that.
-fn full_disk(directory: &Path, failed: Option<&io::Error>) -> Option<String> {
-    /// A file system keeps a few blocks to itself, and what is larger fails before the last one is given.
-    const NEXT_TO_NOTHING: u64 = 64 * 1024;
-    let volume = rustix::fs::statvfs(directory).ok()?;
-    let bytes = volume.f_bavail.saturating_mul(volume.f_frsize);
-    let has_no_inode = volume.f_files > 0 && volume.f_favail == 0;
-    let is_full = bytes < NEXT_TO_NOTHING || has_no_inode || failed.is_some_and(is_full);
-    is_full.then(|| {
-        format!(
-            "the disk of DATA_PATH is full ({bytes} bytes and {} inodes are free), which may be why it failed; make room there",
-            volume.f_favail
-        )
-    })
-}
-
-/// Leaves the exit code beside the results, as a shell would name it (128 + signal). A payload that wrote the file
-/// itself, by a trap, had the same number; what it put in the way otherwise, there or in the place of the directory, is never
-/// followed.
-fn write_exit_file(directory: &Path, result: ExitResult) -> io::Result<()> {
-    let code = match result {
-        ExitResult::Code(code) => code,
-        ExitResult::Signal(signal) => 128 + signal,
-    };
-    let name = CString::new(directory.as_os_str().as_bytes())?;
-    let handle_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = rustix::fs::open(&*name, handle_flags, Mode::empty())?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let create = || match rustix::fs::openat(&handle, EXIT_FILE, flags, Mode::from_raw_mode(0o644)) {
-        // The payload has closed its directory, which is ours.
-        Err(Errno::ACCESS) => {
-            let (kind, bits) = (FileType::Directory, Mode::RWXU);
-            let opened = directory::open_closed(CWD, &name, kind, bits, directory::FLAGS)?;
-            rustix::fs::openat(opened, EXIT_FILE, flags, Mode::from_raw_mode(0o644))
-        }
-        other => other,
-    };
-    let file = match create() {
-        Err(Errno::EXIST) => {
-            rustix::fs::unlinkat(&handle, EXIT_FILE, AtFlags::empty())?;
-            create()?
-        }
-        other => other?,
-    };
-    File::from(file).write_all(format!("{code}\n").as_bytes())
 }
 
 #[cfg(test)]

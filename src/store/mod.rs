@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
-use crate::payload::{LeftOver, Payload, PayloadId, Status, Usage};
+use crate::payload::{LeftOver, Outcome, Payload, PayloadId, Status, Usage};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -16,7 +16,7 @@ macro_rules! with_columns {
     ($($sql:literal),* $(; $rest:literal)?) => {
         concat!(
             $($sql,)*
-            " id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
+            " id, status, unnoted, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
             "wall_s, user_s, system_s, max_rss_bytes, left_over, told ",
             $($rest)?
         )
@@ -41,6 +41,8 @@ pub enum Killed {
     Running,
     /// It waits, and will not be started: the kill is still to be noted.
     Waiting,
+    /// It had ended before, which is still to be noted.
+    EndedUnnoted,
     /// It has been killed before, which is noted; its processes are being ended.
     Ending,
     /// It had ended before; its status stays.
@@ -118,7 +120,7 @@ impl Store {
     pub fn claim(&self) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
             "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
-            "(SELECT id FROM payload WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1) RETURNING"
+            "(SELECT id FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1) RETURNING"
         );
         let mut inner = self.lock();
         if inner.waiting == 0 {
@@ -133,7 +135,7 @@ impl Store {
     pub fn put_back(&self, id: PayloadId) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
             "UPDATE payload SET status = 'Prepared', started_at = NULL, pid = NULL ",
-            "WHERE id = ?1 AND status = 'Running' AND killed = 0 RETURNING"
+            "WHERE id = ?1 AND status = 'Running' AND unnoted IS NULL RETURNING"
         );
         let mut inner = self.lock();
         let waits = inner.one(sql, params![id]).optional()?;
@@ -143,7 +145,7 @@ impl Store {
 
     /// The payload that waits the longest.
     pub fn next_waiting(&self) -> Result<Option<Payload>, StoreError> {
-        let sql = with_columns!("SELECT"; "FROM payload WHERE status = 'Prepared' AND killed = 0 ORDER BY id LIMIT 1");
+        let sql = with_columns!("SELECT"; "FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1");
         Ok(self.lock().one(sql, []).optional()?)
     }
 
@@ -154,64 +156,78 @@ impl Store {
         Ok(())
     }
 
-    /// Notes the end of a payload, as [`Payload::ended`] gave it. The reason of a kill since then stays. `is_on_disk`: `ended` is.
-    /// A kill that is not on the disk is not told: the payload then keeps its status until [`Store::confirm_kill`].
-    /// Gives the payload as it is now; `None` if it had an end already.
-    pub fn finish(&self, ended: &Payload, is_on_disk: bool) -> Result<Option<Payload>, StoreError> {
-        let sql = with_columns!(
-            "UPDATE payload SET status = CASE WHEN status <> 'Running' OR (killed AND NOT ?12) THEN status ELSE ?2 END, ",
-            "error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, ",
-            "wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, left_over = ?13, ",
-            "ended_clock = CASE WHEN status = 'Running' AND killed AND NOT ?12 THEN NULL ELSE ?11 END ",
-            "WHERE id = ?1 AND finished_at IS NULL RETURNING"
-        );
-        let Payload { id, status, error, exit_code, signal, finished_at, left_over, usage, .. } = ended;
+    /// Takes down the end of a payload, as [`Payload::ended`] has it. A kill that came before it stays, with its reason. Nobody is told
+    /// before [`Store::confirm`]. Gives whether it had no end yet.
+    pub fn finish(&self, id: PayloadId, outcome: &Outcome) -> Result<bool, StoreError> {
+        let sql = "UPDATE payload SET unnoted = CASE WHEN killed THEN 'Killed' ELSE ?2 END, \
+                   error = coalesce(error, ?3), exit_code = ?4, signal = ?5, finished_at = ?6, \
+                   wall_s = ?7, user_s = ?8, system_s = ?9, max_rss_bytes = ?10, left_over = ?11 \
+                   WHERE id = ?1 AND finished_at IS NULL";
+        let Outcome { status, exit_code, signal, error, left_over, usage } = outcome;
         let params = params![
             id,
             status.to_string(),
             error,
             exit_code,
             signal,
-            finished_at,
+            now_ms(),
             usage.wall_s,
             usage.user_s,
             usage.system_s,
             clamped(usage.max_rss_bytes),
-            monotonic_ms(),
-            is_on_disk && ended.killed,
             left_over.map(|left_over| left_over.to_string()),
         ];
-        let finished = self.lock().one(sql, params).optional()?;
-        if let Some(payload) = finished.as_ref().filter(|payload| !payload.is_kill_untold()) {
-            (self.on_end)(payload.id);
-        }
-        Ok(finished)
+        Ok(self.lock().change(sql, params)? == 1)
+    }
+
+    /// Adds to the reason of an end that is not noted yet. Gives the payload.
+    pub fn add_reason(&self, id: PayloadId, reason: &str) -> Result<Payload, StoreError> {
+        let sql = with_columns!(
+            "UPDATE payload SET error = coalesce(error || '; ', '') || ?2 WHERE id = ?1 RETURNING"
+        );
+        Ok(self.lock().one(sql, params![id, reason])?)
+    }
+
+    /// Notes that the disk does not take the end of a payload now.
+    pub fn refuse(&self, id: PayloadId) -> Result<(), StoreError> {
+        let sql = "UPDATE payload SET refused = 1 \
+                   WHERE id = ?1 AND status <> 'Prepared' AND unnoted IS NOT NULL AND finished_at IS NOT NULL";
+        self.lock().change(sql, params![id])?;
+        Ok(())
+    }
+
+    /// Whether the disk does not take the end of a payload.
+    pub fn is_refused(&self, id: PayloadId) -> Result<bool, StoreError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM payload WHERE id = ?1 AND unnoted IS NOT NULL AND refused)";
+        let inner = self.lock();
+        Ok(inner.connection.prepare_cached(sql)?.query_row(params![id], |row| row.get(0))?)
     }
 
     /// Kills a payload that waits or runs, for `reason` and for good: it is not started from here on. Its status follows when that
-    /// is on the disk, by [`Store::confirm_kill`], so that nobody is told what a next life would not know. `None` if the id is
+    /// is on the disk, by [`Store::confirm`], so that nobody is told what a next life would not know. `None` if the id is
     /// unknown.
     pub fn kill(&self, id: PayloadId, reason: &str) -> Result<Option<Killed>, StoreError> {
         let mut inner = self.lock();
-        let waiting = "UPDATE payload SET killed = 1, error = ?2, finished_at = ?3 \
-                       WHERE id = ?1 AND status = 'Prepared' AND killed = 0";
+        let waiting = "UPDATE payload SET killed = 1, unnoted = 'Killed', error = ?2, finished_at = ?3 \
+                       WHERE id = ?1 AND status = 'Prepared' AND unnoted IS NULL";
         if inner.change(waiting, params![id, reason, now_ms()])? == 1 {
             inner.waiting -= 1;
             return Ok(Some(Killed::Waiting));
         }
-        let running = "UPDATE payload SET killed = 1, error = ?2 \
-                       WHERE id = ?1 AND status = 'Running' AND killed = 0";
+        let running = "UPDATE payload SET killed = 1, unnoted = 'Killed', error = ?2 \
+                       WHERE id = ?1 AND status = 'Running' AND unnoted IS NULL";
         if inner.change(running, params![id, reason])? == 1 {
             return Ok(Some(Killed::Running));
         }
         // Whoever asks twice while that is being noted, or the processes are being ended, is told the same as the first.
-        let mut statement = inner
-            .connection
-            .prepare_cached("SELECT status, finished_at IS NULL FROM payload WHERE id = ?1")?;
+        let mut statement = inner.connection.prepare_cached(
+            "SELECT status, finished_at IS NULL, unnoted IS NULL FROM payload WHERE id = ?1",
+        )?;
         let found = statement.query_row(params![id], |row| {
-            let is_open: bool = row.get(1)?;
+            let (is_open, is_noted): (bool, bool) = (row.get(1)?, row.get(2)?);
             Ok(match status_of(row.get_ref(0)?.as_str()?)? {
                 Status::Prepared => Killed::Waiting,
+                _ if !is_open && !is_noted => Killed::EndedUnnoted,
                 Status::Running => Killed::Running,
                 Status::Killed if is_open => Killed::Ending,
                 _ => Killed::Ended,
@@ -220,27 +236,29 @@ impl Store {
         Ok(found.optional()?)
     }
 
-    /// Tells that the kill of a payload is on the disk: from here on its status is `Killed`.
-    pub fn confirm_kill(&self, id: PayloadId) -> Result<(), StoreError> {
-        let sql = "UPDATE payload SET status = 'Killed', \
-                   ended_clock = CASE WHEN finished_at IS NULL THEN NULL ELSE ?2 END \
-                   WHERE id = ?1 AND killed AND status IN ('Prepared', 'Running') \
-                   RETURNING finished_at IS NOT NULL";
+    /// Tells that a payload is on the disk as it was in `noted`, its kill or its end: from here on its status says so. An end that
+    /// has come since is still to be noted.
+    pub fn confirm(&self, noted: &Payload) -> Result<(), StoreError> {
+        let sql = "UPDATE payload SET status = unnoted, \
+                   unnoted = CASE WHEN finished_at IS ?2 THEN NULL ELSE unnoted END, \
+                   ended_clock = CASE WHEN finished_at IS ?2 AND finished_at IS NOT NULL THEN ?3 END \
+                   WHERE id = ?1 AND unnoted IS NOT NULL RETURNING finished_at IS ?2 AND finished_at IS NOT NULL";
         let has_ended = {
             let inner = self.lock();
             let mut statement = inner.connection.prepare_cached(sql)?;
-            statement.query_row(params![id, monotonic_ms()], |row| row.get(0)).optional()?
+            let params = params![noted.id, noted.finished_at, monotonic_ms()];
+            statement.query_row(params, |row| row.get(0)).optional()?
         };
         if has_ended == Some(true) {
-            (self.on_end)(id);
+            (self.on_end)(noted.id);
         }
         Ok(())
     }
 
     /// Kills all payloads that wait, as [`Store::kill`] does one. Gives those that had not been killed before.
     pub fn kill_waiting(&self, reason: &str) -> Result<Vec<PayloadId>, StoreError> {
-        let sql = "UPDATE payload SET killed = 1, error = ?1, finished_at = ?2 \
-                   WHERE status = 'Prepared' AND killed = 0 RETURNING id";
+        let sql = "UPDATE payload SET killed = 1, unnoted = 'Killed', error = ?1, finished_at = ?2 \
+                   WHERE status = 'Prepared' AND unnoted IS NULL RETURNING id";
         let mut inner = self.lock();
         if inner.waiting == 0 {
             return Ok(Vec::new());
@@ -295,13 +313,14 @@ impl Inner {
     /// `oldest`: no payload counts as older whose result nobody has fetched.
     fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
         // clock.
         let oldest = if payload.is_told { MonotonicMs::MAX } else { oldest.max(0) };
-        let ended_clock = payload.finished_at.map(|at| monotonic_ms() - (now_ms() - at).clamp(0, oldest));
+        let ended_at = payload.finished_at.filter(|_| payload.unnoted.is_none());
+        let ended_clock = ended_at.map(|at| monotonic_ms() - (now_ms() - at).clamp(0, oldest));
         self.change(
             sql,
             params![
@@ -323,9 +342,10 @@ impl Inner {
                 ended_clock,
                 payload.left_over.map(|left_over| left_over.to_string()),
                 payload.is_told,
+                payload.unnoted.map(|status| status.to_string()),
             ],
         )?;
-        self.waiting += u32::from(payload.status == Status::Prepared);
+        self.waiting += u32::from(payload.status == Status::Prepared && payload.unnoted.is_none());
         Ok(())
     }
 
@@ -358,23 +378,24 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
     Ok(Payload {
         id: row.get(0)?,
         status: status_of(row.get_ref(1)?.as_str()?)?,
-        loc: row.get(2)?,
-        pid: row.get(3)?,
-        killed: row.get(4)?,
-        exit_code: row.get(5)?,
-        signal: row.get(6)?,
-        error: row.get(7)?,
-        created_at: row.get(8)?,
-        started_at: row.get(9)?,
-        finished_at: row.get(10)?,
+        unnoted: row.get_ref(2)?.as_str_or_null()?.map(status_of).transpose()?,
+        loc: row.get(3)?,
+        pid: row.get(4)?,
+        killed: row.get(5)?,
+        exit_code: row.get(6)?,
+        signal: row.get(7)?,
+        error: row.get(8)?,
+        created_at: row.get(9)?,
+        started_at: row.get(10)?,
+        finished_at: row.get(11)?,
         usage: Usage {
-            wall_s: row.get(11)?,
-            user_s: row.get(12)?,
-            system_s: row.get(13)?,
-            max_rss_bytes: u64::try_from(row.get::<_, i64>(14)?).unwrap_or(0),
+            wall_s: row.get(12)?,
+            user_s: row.get(13)?,
+            system_s: row.get(14)?,
+            max_rss_bytes: u64::try_from(row.get::<_, i64>(15)?).unwrap_or(0),
         },
-        left_over: left_over_of(row.get_ref(15)?.as_str_or_null()?)?,
-        is_told: row.get(16)?,
+        left_over: left_over_of(row.get_ref(16)?.as_str_or_null()?)?,
+        is_told: row.get(17)?,
     })
 }
 
@@ -386,14 +407,13 @@ fn status_of(word: &str) -> rusqlite::Result<Status> {
 
 fn left_over_of(word: Option<&str>) -> rusqlite::Result<Option<LeftOver>> {
     word.map(LeftOver::from_word).transpose().map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(15, rusqlite::types::Type::Text, Box::new(error))
+        rusqlite::Error::FromSqlConversionFailure(16, rusqlite::types::Type::Text, Box::new(error))
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::Outcome;
 
     fn add(store: &Store, id: PayloadId) -> PayloadId {
         store.add(&Payload::prepared(id, format!("/{id}")), u32::MAX).expect("added");
@@ -409,8 +429,14 @@ mod tests {
             left_over: None,
             usage: Usage::default(),
         };
-        let payload = store.get(id).expect("answers").expect("known").ended(&outcome);
-        store.finish(&payload, true).expect("answers").map(|payload| payload.status)
+        store.finish(id, &outcome).expect("answers").then(|| {
+            confirm(store, id);
+            status(store, id)
+        })
+    }
+
+    fn confirm(store: &Store, id: PayloadId) {
+        store.confirm(&store.get(id).expect("answers").expect("known")).expect("answers");
     }
 
     fn status(store: &Store, id: PayloadId) -> Status {
@@ -432,7 +458,7 @@ mod tests {
         let ended = Payload {
             pid: Some(4242),
             started_at: Some(5),
-            ..Payload::prepared(8, "/ended".to_owned()).ended(&failed)
+            ..Payload::prepared(8, "/ended".to_owned()).ended(&failed).noted()
         };
         store.restore(&ended, MonotonicMs::MAX).expect("restored");
         assert_eq!(store.get(8).expect("answers"), Some(Box::new(ended)));
@@ -453,7 +479,7 @@ mod tests {
         assert_eq!(store.kill_waiting("stop").expect("answers"), []);
         assert_eq!(store.counts().expect("answers"), Counts { waiting: 0, running: 1 });
         assert_eq!(status(&store, 3), Status::Prepared, "it is not on the disk yet");
-        store.confirm_kill(3).expect("answers");
+        confirm(&store, 3);
         assert_eq!(status(&store, 3), Status::Killed);
     }
 
@@ -477,7 +503,7 @@ mod tests {
             assert_eq!(store.kill(id, reason).expect("answers"), Some(Killed::Running));
             assert_eq!(status(&store, id), Status::Running, "it is not on the disk yet");
         }
-        store.confirm_kill(id).expect("answers");
+        confirm(&store, id);
         assert_eq!(store.kill(id, "third").expect("answers"), Some(Killed::Ending));
         assert_eq!(complete(&store, id), Some(Status::Killed));
         assert_eq!(complete(&store, id), None);
@@ -492,7 +518,7 @@ mod tests {
         store.claim().expect("answers");
         assert_eq!(complete(&store, id), Some(Status::Completed));
         assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
-        store.confirm_kill(id).expect("answers");
+        confirm(&store, id);
         assert_eq!(status(&store, id), Status::Completed);
         assert_eq!(store.kill(id + 1, "unknown").expect("answers"), None);
     }
@@ -520,28 +546,57 @@ mod tests {
         assert_eq!(store.claim().expect("answers"), None);
         assert_eq!(store.counts().expect("answers"), Counts::default());
         assert_eq!(store.kill(id, "again").expect("answers"), Some(Killed::Waiting));
-        store.confirm_kill(id).expect("answers");
+        confirm(&store, id);
         assert_eq!((status(&store, id), store.waiting()), (Status::Killed, 0));
         assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
     }
 
     #[test]
-    fn a_kill_that_is_not_on_the_disk_is_neither_told_nor_cleaned() {
+    fn what_is_not_on_the_disk_is_neither_told_nor_cleaned() {
+        let store = Store::open(|_| ()).expect("opens");
+        let failed = Outcome { signal: Some(9), ..Outcome::not_started(Status::Failed, "ended by a signal") };
+        for (id, is_killed) in [(1, false), (2, true)] {
+            add(&store, id);
+            store.claim().expect("answers");
+            let before = store.get(id).expect("answers").expect("known");
+            if is_killed {
+                store.kill(id, "reason").expect("answers");
+            }
+            assert!(store.finish(id, &failed).expect("answers"));
+            assert!(!store.finish(id, &failed).expect("answers"), "it has an end");
+            let kept = store.get(id).expect("answers").expect("known");
+            assert!(kept.is_end_unnoted() && !kept.has_ended(), "{kept:?}");
+            let json = |payload: &Payload| payload.to_json().split(",\"usage\"").next().map(str::to_owned);
+            assert_eq!(json(&kept), json(&before));
+            assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::EndedUnnoted));
+            assert_eq!(store.clean(MonotonicMs::MAX).expect("answers"), []);
+            assert!(!store.is_refused(id).expect("answers"));
+            store.refuse(id).expect("answers");
+            assert!(store.is_refused(id).expect("answers"));
+            confirm(&store, id);
+            assert!(!store.is_refused(id).expect("answers"));
+            assert_eq!(status(&store, id), if is_killed { Status::Killed } else { Status::Failed });
+            assert_eq!(store.kill(id, "late").expect("answers"), Some(Killed::Ended));
+            assert_eq!(store.clean(MonotonicMs::MAX).expect("answers").len(), 1);
+        }
+    }
+
+    #[test]
+    fn an_end_that_comes_while_a_kill_is_noted_is_still_to_be_noted() {
         let store = Store::open(|_| ()).expect("opens");
         let id = add(&store, 1);
         store.claim().expect("answers");
         store.kill(id, "reason").expect("answers");
-        let ended = store.get(id).expect("answers").expect("known");
-        let ended = ended.ended(&Outcome::not_started(Status::Failed, "ended by a signal"));
-        let kept = store.finish(&ended, false).expect("answers").expect("it had no end");
-        assert!(kept.is_kill_untold() && kept.finished_at.is_some(), "{kept:?}");
-        for word in ["Killed", "killed\":true", "reason", "signal,"] {
-            assert!(!kept.to_json().contains(word), "{}", kept.to_json());
-        }
-        assert_eq!(store.clean(MonotonicMs::MAX).expect("answers"), []);
-        store.confirm_kill(id).expect("answers");
-        assert_eq!(status(&store, id), Status::Killed);
-        assert_eq!(store.clean(MonotonicMs::MAX).expect("answers").len(), 1);
+        let killed = store.get(id).expect("answers").expect("known");
+        assert!(store.finish(id, &Outcome::not_started(Status::Failed, "why")).expect("answers"));
+        store.confirm(&killed).expect("answers");
+        let told = store.get(id).expect("answers").expect("known");
+        assert!(told.status == Status::Killed && told.is_end_unnoted(), "{told:?}");
+        assert!(
+            told.to_json().contains("\"killed\":true,") && told.to_json().contains("\"finished_at\":null")
+        );
+        confirm(&store, id);
+        assert!(store.get(id).expect("answers").expect("known").has_ended());
     }
 
     #[test]
@@ -551,7 +606,7 @@ mod tests {
         let id = add(&store, 1);
         assert!(!store.has_untold(start).expect("answers"));
         store.kill(id, "reason").expect("answers");
-        store.confirm_kill(id).expect("answers");
+        confirm(&store, id);
         assert!(store.has_untold(start).expect("answers"));
         assert!(!store.has_untold(monotonic_ms() + 1000).expect("answers"));
         store.set_told(id).expect("answers");
@@ -566,7 +621,7 @@ mod tests {
         for (id, finished_at, is_told) in
             [(1, 5, false), (2, 5, true), (3, now_ms() + (1 << 40), false), (4, now_ms() + (1 << 40), true)]
         {
-            let ended = Payload::prepared(id, format!("/{id}")).ended(&failed);
+            let ended = Payload::prepared(id, format!("/{id}")).ended(&failed).noted();
             let ended = Payload { finished_at: Some(finished_at), is_told, ..ended };
             store.restore(&ended, 10_000).expect("restored");
         }

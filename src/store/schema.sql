@@ -3,9 +3,10 @@
 CREATE TABLE payload (
     id            INTEGER PRIMARY KEY,
     status        TEXT    NOT NULL,
+    unnoted       TEXT, -- the status that follows once it is on the disk
     loc           TEXT    NOT NULL,
     pid           INTEGER,
-    killed        INTEGER NOT NULL DEFAULT 0, -- for good; the status follows once that is on the disk
+    killed        INTEGER NOT NULL DEFAULT 0, -- for good
     exit_code     INTEGER,
     signal        INTEGER,
     error         TEXT,
@@ -13,7 +14,8 @@ CREATE TABLE payload (
     started_at    INTEGER,
     finished_at   INTEGER,
     left_over     TEXT,    -- how those ended that it left behind
-    ended_clock   INTEGER, -- when it ended, for its age
+    refused       INTEGER NOT NULL DEFAULT 0, -- whether the disk has not taken its end
+    ended_clock   INTEGER, -- when its end was noted, for its age
     cleaned_clock INTEGER,
     told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result
     wall_s        REAL    NOT NULL DEFAULT 0,
@@ -24,7 +26,7 @@ CREATE TABLE payload (
 
 -- Each index holds only the rows that its query looks for, so claiming, counting and cleaning do not slow down with
 -- the number of payloads kept.
-CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared' AND killed = 0;
+CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared' AND unnoted IS NULL;
 CREATE INDEX payload_running  ON payload (id)          WHERE started_at IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX payload_finished ON payload (ended_clock)   WHERE cleaned_clock IS NULL;
 CREATE INDEX payload_cleaned  ON payload (cleaned_clock) WHERE cleaned_clock IS NOT NULL;

@@ -8,15 +8,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::data::disk_error::is_full;
+use crate::data::exit_file::{self, EXIT_FILE, FULL};
 use crate::data::path::DataPath;
-use crate::data::record::{Durability, Shelf};
+use crate::data::record::{Durability, FileSystem, Shelf};
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 use crate::store::{Store, StoreError};
 
 /// Pause between two attempts: the first one, and the longest. Nothing is tried while nothing is owed.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Writes records; cheap to clone.
 #[derive(Clone)]
@@ -67,13 +69,13 @@ impl Records {
         self.shared.shelf.save(payload, self.shared.durability)
     }
 
-    /// Writes the record of a payload as the store has it; a kill is told from then on. After an error the record is owed: it is
+    /// Writes the record of a payload as the store has it; a kill or an end is told from then on. After an error the record is owed: it is
     /// written as soon as the disk takes it.
     pub fn note(&self, id: PayloadId) -> io::Result<()> {
         let turn = self.shared.turn(id);
         let noted = self.shared.note(id);
         drop(turn);
-        noted
+        noted.map(drop)
     }
 
     /// Writes the record of a payload, as the store has it, without waiting for the disk.
@@ -81,31 +83,28 @@ impl Records {
         self.shared.owe(id);
     }
 
-    /// Notes the end of a payload: on the disk first, so that no end is told that a restart would take back, then in the store.
-    /// Where the disk does not take it, which the log tells, the end stands all the same, and is owed: it is only the next life that
-    /// will not know it, if that comes before the disk. Gives the payload as it is then; `None` if it had an end already.
+    /// Notes the end of a payload: nobody is told of it before it is on the disk, with its exit file. Where the disk does not take it,
+    /// which the log tells, it is owed, and told when that works. Gives the payload as it is then; `None` if it had an end already.
     pub fn end(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
         let shared = &self.shared;
-        let _turn = shared.turn(id);
-        let Some(payload) = shared.store.get(id)?.filter(|payload| payload.finished_at.is_none()) else {
+        // Not in its turn: a note before this one may hang.
+        if !shared.store.finish(id, outcome)? {
             return Ok(None);
-        };
-        let ended = payload.ended(outcome);
-        let saved = shared.save(&ended);
-        if let Err(error) = &saved
-            && !shared.has_removed_itself(&ended)
-        {
-            event!(Error, "cannot write the record", payload = id, error = *error);
         }
-        let finished = shared.store.finish(&ended, saved.is_ok())?;
-        match finished {
-            // A kill has come in between.
-            Some(finished) if finished.is_kill_untold() && saved.is_ok() => {
-                // What fails is owed.
-                let _ = shared.note(id);
+        let turn = shared.turn(id);
+        let noted = shared.note(id);
+        drop(turn);
+        match noted {
+            Ok(noted) => Ok(noted),
+            Err(error) => {
+                event!(
+                    Error,
+                    "an end cannot be noted yet; it is told when it is",
+                    payload = id,
+                    error = error
+                );
                 Ok(shared.store.get(id)?.map(|payload| *payload))
             }
-            finished => Ok(finished),
         }
     }
 }
@@ -121,37 +120,101 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// In the payload's turn.
-    fn note(&self, id: PayloadId) -> io::Result<()> {
+    /// In the payload's turn. Gives what is on the disk then; `None` if the payload is cleaned. What fails is owed.
+    fn note(&self, id: PayloadId) -> io::Result<Option<Payload>> {
         // Before the look: what changes after it is owed anew.
         self.owed().remove(&id);
-        let payload = match self.store.get(id) {
-            Ok(Some(payload)) if payload.status != Status::Cleaned => payload,
-            // Its directory goes, or is gone.
-            Ok(_) => return Ok(()),
-            Err(error) => {
-                self.owe(id);
-                return Err(io::Error::other(error));
-            }
-        };
-        self.save(&payload)?;
-        if payload.is_kill_untold() {
-            self.store.confirm_kill(id).map_err(io::Error::other)?;
-        }
-        Ok(())
-    }
-
-    /// Whether a payload has removed its directory, and its record with it.
-    fn has_removed_itself(&self, payload: &Payload) -> bool {
-        !Path::new(&payload.loc).exists() && self.data_path.path().exists()
-    }
-
-    /// In the payload's turn.
-    fn save(&self, payload: &Payload) -> io::Result<()> {
-        self.shelf.save(payload, self.durability).inspect_err(|error| {
-            self.owe(payload.id);
+        self.try_to_note(id).inspect_err(|error| {
+            self.owe(id);
             self.data_path.suspect(error);
+            // In memory: it fails with the look before it, which has been told.
+            let _ = self.store.refuse(id);
         })
+    }
+
+    fn try_to_note(&self, id: PayloadId) -> io::Result<Option<Payload>> {
+        let payload = match self.store.get(id).map_err(io::Error::other)? {
+            Some(payload) if payload.status != Status::Cleaned => self.keep_results(*payload)?,
+            // Its directory goes, or is gone.
+            _ => return Ok(None),
+        };
+        self.shelf.save(&payload, self.durability)?;
+        if payload.unnoted.is_some() {
+            self.store.confirm(&payload).map_err(io::Error::other)?;
+        }
+        Ok(Some(payload.noted()))
+    }
+
+    /// What is to be on the disk before an end is noted: its exit file, and where that was asked for all results. Gives the payload,
+    /// with what its disk has to do with its end.
+    fn keep_results(&self, payload: Payload) -> io::Result<Payload> {
+        let (Some(code), true) = (payload.shell_code(), payload.is_end_unnoted()) else { return Ok(payload) };
+        let directory = Path::new(&payload.loc).to_owned();
+        let written = self.write_exit_file(&payload, &directory, code);
+        let payload = self.explain(payload, &directory, written.as_ref().err())?;
+        let is_written = match written {
+            // It may have filled it itself, and who looks for room has to be told; its exit code is in its record.
+            Err(error) if is_full(&error) && payload.unnoted != Some(Status::Completed) => {
+                event!(
+                    Warn,
+                    "cannot write the exit code",
+                    payload = payload.id,
+                    file = EXIT_FILE,
+                    error = error
+                );
+                false
+            }
+            other => other.map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot write {EXIT_FILE}: {error}"))
+            })?,
+        };
+        if self.durability == Durability::Power {
+            // What is in the place of its directory otherwise is not looked at.
+            let synced = if is_written { &*directory } else { self.data_path.path() };
+            FileSystem::of(synced)?.sync()?;
+        }
+        Ok(payload)
+    }
+
+    /// Gives whether it is written: not so where the payload itself has seen to that.
+    fn write_exit_file(&self, payload: &Payload, directory: &Path, code: i32) -> io::Result<bool> {
+        match exit_file::write(directory, code) {
+            Err(error) if exit_file::may_be_of_payload(&error) => {}
+            other => return other.map(|()| true),
+        }
+        if let Some(trouble) = self.data_path.trouble_now() {
+            return Err(io::Error::other(trouble));
+        }
+        // DATA_PATH may just have come back.
+        match exit_file::write(directory, code) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                event!(Info, "the directory of a payload is gone at its end", payload = payload.id);
+                Ok(false)
+            }
+            Err(error) if exit_file::may_be_of_payload(&error) => {
+                event!(
+                    Warn,
+                    "cannot write the exit code",
+                    payload = payload.id,
+                    file = EXIT_FILE,
+                    error = error
+                );
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
+    }
+
+    /// Says so, once, where a payload has failed with its disk full.
+    fn explain(&self, payload: Payload, directory: &Path, failed: Option<&io::Error>) -> io::Result<Payload> {
+        let is_said = payload.error.as_ref().is_some_and(|error| error.contains(FULL));
+        if payload.unnoted != Some(Status::Failed) || is_said {
+            return Ok(payload);
+        }
+        match exit_file::full_disk(directory, failed) {
+            Some(reason) => self.store.add_reason(payload.id, &reason).map_err(io::Error::other),
+            None => Ok(payload),
+        }
     }
 
     fn owed(&self) -> MutexGuard<'_, BTreeSet<PayloadId>> {

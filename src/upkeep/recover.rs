@@ -220,7 +220,7 @@ fn move_in(store: &Store, earlier: &[PathBuf], records: &Records) -> io::Result<
     Ok(())
 }
 
-/// Who was being killed is `Killed`, all others `Failed`.
+/// Who was being killed is `Killed`, all others `Failed`. Told once it is noted.
 fn end(store: &Store, payload: Payload, records: &Records, reason: &str) -> Result<Payload, StoreError> {
     // Whatever had been told of it: its first reason too, unless that is a kill's.
     let error = payload.error.clone().filter(|_| payload.killed);
@@ -229,7 +229,7 @@ fn end(store: &Store, payload: Payload, records: &Records, reason: &str) -> Resu
         Warn,
         "payload was cut off by the restart",
         payload = payload.id,
-        status = payload.status.to_string(),
+        status = payload.unnoted.unwrap_or(payload.status).to_string(),
         reason = reason
     );
     store.restore(&payload, MonotonicMs::MAX)?;
@@ -248,9 +248,10 @@ struct Counts {
 
 impl Counts {
     fn count(&mut self, payload: &Payload) {
-        match payload.status {
-            Status::Prepared => self.waiting += 1,
-            _ => self.ended += 1,
+        if payload.finished_at.is_none() {
+            self.waiting += 1;
+        } else {
+            self.ended += 1;
         }
     }
 

@@ -139,9 +139,10 @@ impl Client {
         self.submit(&[("run.sh", script.as_bytes())])
     }
 
-    /// Polls until the payload has ended, and gives that answer.
+    /// Polls until the payload has ended and its end is noted, and gives that answer.
     pub fn result(&self, id: &str) -> Answer {
-        self.retrieve_when(id, |answer| answer.status != 202)
+        let is_unnoted = |answer: &Answer| answer.status == 503 && answer.text().contains("\"not_noted\"");
+        self.retrieve_when(id, |answer| answer.status != 202 && !is_unnoted(answer))
     }
 
     /// Polls until `condition` holds for the answer to `/retrieve`.

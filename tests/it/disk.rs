@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::records::{record_of, record_path};
 pub use crate::small_disk::SmallDisk;
 use crate::small_disk::run;
-use crate::wire::{self, Answer, form, submit_form};
+use crate::wire::{self, Answer, call, form, submit_form};
 
 /// Makes a directory read-only for all that open files by its path from now on. Writable again when dropped.
 struct ReadOnly(PathBuf);
@@ -174,13 +174,15 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
     let own = format!("/proc/{}/cwd/go", line_of(&directory.join("pid")));
     assert!(go.is_ok_and(|status| !status.success()));
     fs::write(own, "").unwrap();
-    client.result(&running).file("made");
+    client.wait_for_log("an end cannot be noted yet");
     wait_for("an attempt", || {
         client.log().contains("payloads cannot be started now, and wait").then_some(())
     });
     assert_eq!(status_of(&get(&client, &first)), "Prepared");
+    assert_ne!(get(&client, &running).status, 200, "its exit file is not there");
     drop(read_only);
     wait_for_state(&client, 200, 200);
+    assert_eq!(client.result(&running).file(".orchestrator.exit"), "0\n");
     client.result(&client.run("true"));
     for waited in [&first, &second] {
         client.result(waited).file(".orchestrator.exit");
@@ -356,6 +358,13 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
         let fails = if file == "its record" { name } else { &path };
         let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[fails]) else { return };
         fs::write(first_directory.join("go"), "").unwrap();
+        let mut fault = Some(fault);
+        if file == "its record" {
+            // Told by a record, too.
+            client.wait_for_log("an end cannot be noted yet");
+            must_be_unnoted(&client, &id);
+            fault = None;
+        }
         let told = client.ended(&id);
         assert_eq!(status_of(&told), "Failed", "{file}");
         let error = told.json("error").unwrap();
@@ -389,6 +398,11 @@ fn a_kill_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
             assert_eq!(refused.error(503), "not_noted");
             assert!(refused.header("retry-after").is_some());
             let told = get(&client, id);
+            // Its processes go meanwhile; its end cannot be noted either.
+            if told.status == 503 && *id == running {
+                assert_eq!(told.error(503), "not_noted");
+                continue;
+            }
             assert_eq!((told.status, status_of(&told)), (202, status.to_owned()));
             assert_eq!(told.json("killed").as_deref(), Some("false"));
             assert_eq!(told.json("error").as_deref(), Some("null"));
@@ -439,8 +453,9 @@ fn a_data_path_that_is_away_for_longer_than_max_age_brings_nothing_back() {
     assert!(!journal.exists());
 }
 
+/// No answer tells what a crash could undo.
 #[test]
-fn an_end_that_cannot_be_noted_is_told_all_the_same_and_noted_when_the_disk_works() {
+fn an_end_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
     for is_healed in [true, false] {
         let (_home, data) = place();
         let client = client_at(&data, &[]);
@@ -449,12 +464,21 @@ fn an_end_that_cannot_be_noted_is_told_all_the_same_and_noted_when_the_disk_work
         let name = Path::new(directory.file_name().unwrap());
         let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[name]) else { return };
         fs::write(directory.join("go"), "").unwrap();
-        let answer = client.result(&id);
-        assert_eq!(answer.file("made"), "result\n");
-        assert!(client.log().contains("cannot write the record"), "{}", client.log());
+        client.wait_for_log("an end cannot be noted yet");
+        must_be_unnoted(&client, &id);
+        assert_eq!(client.post(&format!("/kill/{id}")).error(503), "not_noted");
+        assert_eq!(client.get(&format!("/retrieve_partial/{id}")).file("made"), "result\n");
+        // Its slot is free.
+        let next = client.run("echo next > made");
+        assert_eq!(client.result(&next).file("made"), "next\n");
         if is_healed {
+            let address = client.address;
+            let path = format!("/retrieve/{id}?wait=60");
+            let waits = thread::spawn(move || call(address, "GET", &path));
             drop(fault);
-            wait_for("the record", || record_of(&directory).contains("Completed").then_some(()));
+            assert_eq!(waits.join().unwrap().file("made"), "result\n");
+            assert!(record_of(&directory).contains("Completed"));
+            assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
             client.kill();
         } else {
             client.signal("KILL");
@@ -472,6 +496,58 @@ fn an_end_that_cannot_be_noted_is_told_all_the_same_and_noted_when_the_disk_work
             assert_eq!(partial.file("made"), "result\n");
         }
     }
+}
+
+/// All that asks for the end of this payload is told that it is not noted, and nothing of it.
+fn must_be_unnoted(client: &Client, id: &str) {
+    let refused = wait_for("the refusal", || {
+        let told = get(client, id);
+        if told.status == 202 {
+            assert_eq!(status_of(&told), "Running", "{}", told.text());
+            for field in ["exit_code", "signal", "error", "finished_at"] {
+                assert_eq!(told.json(field).as_deref(), Some("null"), "{}", told.text());
+            }
+        }
+        (told.status != 202).then_some(told)
+    });
+    assert_eq!(refused.error(503), "not_noted");
+    assert!(refused.header("retry-after").is_some());
+    let begun = Instant::now();
+    assert_eq!(client.get(&format!("/retrieve/{id}?wait=1")).error(503), "not_noted");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "it was not waited for");
+}
+
+/// What the host lacks is not the payload's doing.
+#[test]
+fn an_exit_file_that_the_host_does_not_take_is_owed_and_there_before_the_end_is_told() {
+    let (_home, data) = place();
+    let client = client_at(&data, &[]);
+    for error in ["EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EIO", "EROFS"] {
+        let id = client.run(&until_go(""));
+        let directory = client.wait_for_file(&id, "pid").parent().unwrap().to_owned();
+        let exit = Path::new(".orchestrator.exit");
+        let effect = format!("error={error}");
+        let Some(fault) = Fault::inject(&client, "?open,openat", &effect, &[exit]) else { return };
+        fs::write(directory.join("go"), "").unwrap();
+        must_be_unnoted(&client, &id);
+        drop(fault);
+        assert_eq!(client.result(&id).file(".orchestrator.exit"), "0\n", "{error}");
+    }
+}
+
+#[test]
+fn an_end_on_a_disk_that_hangs_is_told_when_the_disk_is_back() {
+    let Some(disk) = SmallDisk::ext4() else { return };
+    let client = client_at(&disk.path().join("data"), &[]);
+    let id = client.run("#!/bin/sh\necho $$ > pid\nexec sleep 1000\n");
+    let pid = line_of(&client.wait_for_file(&id, "pid"));
+    let Some(frozen) = disk.freeze() else { return };
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    must_be_unnoted(&client, &id);
+    drop(frozen);
+    let told = client.ended(&id);
+    assert_eq!((status_of(&told), told.json("signal")), ("Failed".into(), Some("9".into())));
+    assert_eq!(client.get(&format!("/retrieve_partial/{id}")).file(".orchestrator.exit"), "137\n");
 }
 
 /// One that has been killed already.
@@ -665,7 +741,8 @@ fn a_disk_that_hangs_holds_up_neither_kills_nor_polls_and_is_told() {
         // Its processes are ended; that it was killed is told when the disk knows.
         assert_eq!(client.post(&format!("/kill/{id}")).error(503), "not_noted");
         wait_for("the end of its processes", || {
-            assert_eq!(status_of(&promptly(&format!("/retrieve/{id}"))), "Running");
+            let told = promptly(&format!("/retrieve/{id}"));
+            assert!(told.status == 503 || status_of(&told) == "Running", "{}", told.text());
             (!is_alive(pid)).then_some(())
         });
     }
@@ -698,7 +775,7 @@ fn a_disk_that_is_slow_to_look_at_holds_up_no_other_connection() {
     let readers: Vec<_> = (0..8)
         .map(|_| {
             let path = format!("/retrieve/{id}");
-            thread::spawn(move || wire::call(address, "GET", &path).status)
+            thread::spawn(move || call(address, "GET", &path).status)
         })
         .collect();
     for _ in 0..40 {

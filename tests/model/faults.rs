@@ -357,7 +357,9 @@ impl Round {
     /// What may happen while a trouble lasts, and how long it lasts.
     fn during(&mut self, life: Life, longest_ms: u64) -> Option<Life> {
         self.pause(100..longest_ms);
-        if self.has(Class::Crash) && self.rng.u32(0..3) == 0 {
+        // Without descriptors no record can be written: what is told then must hold.
+        let may_crash = self.has(Class::Crash) || self.has(Class::Descriptors);
+        if may_crash && self.rng.u32(0..3) == 0 {
             let life = self.crash(life);
             self.pause(100..500);
             return life;
