@@ -15,7 +15,7 @@ use crate::disk_threads::{self, Disk};
 use crate::event;
 use crate::host::load::Load;
 use crate::host::service_manager::Notifier;
-use crate::host::{memory, rlimit};
+use crate::host::{Room, memory, rlimit};
 use crate::http::{self, Listener, Server, Waiting};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
@@ -67,8 +67,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     tell_ignored(settings);
     sys::ignore_file_size_signal();
     let limits_at_start = rlimit::all();
-    let room = memory::room(settings.max_connections, http::STACK_BYTES, disk_threads::STACK_BYTES);
-    let room = rlimit::raise_descriptors(room, settings.max_jobs);
+    let room = make_room(settings);
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
     // has left is as it was.
     let address = SocketAddr::new(settings.host, settings.port);
@@ -150,7 +149,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         watch: threads.watch(),
         draining: Arc::clone(&draining),
     };
-    let server = Server::start(listener, http_limits(settings, room.connections), threads, api);
+    let server = Server::start(listener, http_limits(settings, room), threads, api);
     tell_start(settings, &server, &data_path);
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
@@ -161,6 +160,13 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     }
     sync::finish(&data_path);
     Ok(end)
+}
+
+/// How much the machine and the limits of this process have room for; raises that of descriptors.
+fn make_room(settings: &Settings) -> Room {
+    let (stack, thread_stack) = (http::STACK_BYTES, disk_threads::STACK_BYTES);
+    let room = memory::room(settings.max_connections, stack, thread_stack, settings.zip_threads);
+    rlimit::raise_descriptors(room, settings.max_jobs)
 }
 
 /// What was set and has no effect.
@@ -180,6 +186,11 @@ fn tell_ignored(settings: &Settings) {
 
 fn system(what: &str, error: &std::io::Error) -> StartError {
     let hint = match error.kind() {
+        // The stack of a thread that does not fit is told in the same way.
+        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::OutOfMemory if memory::is_bounded() => {
+            "; raise the limit of the address space (ulimit -v), or, if there is room left in it, that of processes, which counts \
+             threads (ulimit -u)"
+        }
         std::io::ErrorKind::WouldBlock => {
             "; raise the limit of processes, which counts threads (ulimit -u, TasksMax, the container's pids limit)"
         }
@@ -188,9 +199,10 @@ fn system(what: &str, error: &std::io::Error) -> StartError {
     StartError::System(format!("{what}: {error}{hint}"))
 }
 
-fn http_limits(settings: &Settings, max_connections: usize) -> http::Limits {
+fn http_limits(settings: &Settings, room: Room) -> http::Limits {
     http::Limits {
-        max_connections,
+        max_connections: room.connections,
+        max_refusals: room.refusals,
         head_timeout: settings.head_timeout,
         idle_timeout: settings.idle_timeout,
         stall_timeout: settings.stall_timeout,

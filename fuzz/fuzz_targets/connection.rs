@@ -151,6 +151,7 @@ fn server() -> SocketAddr {
     let start = || {
         let limits = Limits {
             max_connections: 64,
+            max_refusals: 64,
             head_timeout: PATIENCE,
             idle_timeout: PATIENCE,
             stall_timeout: PATIENCE,

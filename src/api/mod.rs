@@ -160,6 +160,11 @@ fn parse_id(text: &str) -> Result<PayloadId, HttpError> {
     is_plain.then(|| text.parse().ok()).flatten().ok_or_else(unknown_id)
 }
 
+fn no_memory() -> HttpError {
+    let message = "The host has no memory left for the files of this request; send it again later.";
+    HttpError::new(503, "no_memory", message).retry_after(RETRY_AFTER_S)
+}
+
 fn unknown_id() -> HttpError {
     HttpError::new(
         404,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use rustix::fs::Access;
 use rustix::io::Errno;
 
-use super::{Api, RETRY_AFTER_S};
-use crate::archive::{self, ArchiveError};
+use super::{Api, RETRY_AFTER_S, no_memory};
+use crate::archive::{self, ArchiveError, DeflateError};
 use crate::data::path::DataPath;
 use crate::event;
 use crate::http::{Caller, HttpError, Request, Response};
@@ -206,18 +206,25 @@ impl Source {
     }
 
     fn tell_failed(&self, error: ArchiveError) -> io::Error {
-        if let ArchiveError::Write(error) = error {
-            event!(Info, "archive not sent to its end: the reader is gone", payload = self.id);
-            return error;
-        }
+        let error = match error {
+            ArchiveError::Write(error) if Errno::from_io_error(&error) != Some(Errno::NOMEM) => {
+                event!(Info, "archive not sent to its end: the reader is gone", payload = self.id);
+                return error;
+            }
+            other => other,
+        };
         event!(Error, "archive refused or cut short", payload = self.id, error = error.to_string());
         io::Error::other(self.refusal(&error))
     }
 
     /// What the caller is told if nothing has gone out yet.
     fn refusal(&self, error: &ArchiveError) -> HttpError {
+        if matches!(error, ArchiveError::Deflate(DeflateError::NoMemory)) {
+            return no_memory();
+        }
         let (ArchiveError::OpenDirectory { source, .. }
         | ArchiveError::Read { source, .. }
+        | ArchiveError::Write(source)
         | ArchiveError::Spool(source)) = error
         else {
             let message =
@@ -229,10 +236,7 @@ impl Source {
                 let message = "The client has no free descriptor for this archive; ask again later.";
                 HttpError::new(503, "no_descriptors", message).retry_after(RETRY_AFTER_S)
             }
-            Some(Errno::NOMEM) => {
-                let message = "The host has no memory left for this archive; ask again later.";
-                HttpError::new(503, "no_memory", message).retry_after(RETRY_AFTER_S)
-            }
+            Some(Errno::NOMEM) => no_memory(),
             Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => self.gone(),
             // With DATA_PATH all directories are closed, too.
             Some(Errno::ACCESS) if self.data_path.trouble_now().is_some() || self.is_open() => {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use super::{Api, RETRY_AFTER_S, ready};
+use super::{Api, RETRY_AFTER_S, no_memory, ready};
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::data::ids::IdError;
 use crate::data::record::{self, Durability, FileSystem};
@@ -249,6 +249,7 @@ fn refusal(api: &Api, error: &UploadError) -> HttpError {
                 "The body breaks the rules of HTTP (RFC 9112, section 7.1): {what}."
             ))
         }
+        (_, Some(ErrorKind::OutOfMemory)) => no_memory(),
         (_, Some(ErrorKind::TimedOut)) => {
             HttpError::new(408, "request_timeout", "The body stood still for too long; send it again.")
         }

@@ -4,6 +4,8 @@
 use super::records::Head;
 use super::stream::Content;
 use rawzip::CompressionMethod;
+use rustix::io::Errno;
+use std::io;
 
 /// A file up to this size is one part, a larger one has pieces of this size.
 pub(super) const DATA_BYTES: usize = 128 * 1024;
@@ -67,13 +69,15 @@ impl Block {
         Head { name: &self.name, mode: self.mode, mtime_s: self.mtime_s }
     }
 
-    /// Where `want` bytes of data are read to, `DATA_BYTES` at the most; followed by [`Block::set_data_bytes`].
-    pub(super) fn space(&mut self, want: usize) -> &mut [u8] {
+    /// Where `want` bytes of data are read to, `DATA_BYTES` at the most; followed by [`Block::set_data_bytes`]. `ENOMEM`
+    /// where no memory is left.
+    pub(super) fn space(&mut self, want: usize) -> io::Result<&mut [u8]> {
         let want = want.min(DATA_BYTES);
-        if self.room.len() < want {
+        if let Some(more) = want.checked_sub(self.room.len()) {
+            self.room.try_reserve_exact(more).map_err(|_| Errno::NOMEM)?;
             self.room.resize(want, 0);
         }
-        self.room.get_mut(..want).unwrap_or_default()
+        Ok(self.room.get_mut(..want).unwrap_or_default())
     }
 
     pub(super) fn set_data_bytes(&mut self, bytes: usize) {

@@ -2,10 +2,10 @@
 //! Nothing here opens files, compresses in earnest or knows the ZIP format.
 
 use super::block::{Block, DATA_BYTES, Part};
-use super::deflate::{Deflater, MIN_DEFLATE_BYTES, Sample};
+use super::deflate::{DeflateError, Deflater, MIN_DEFLATE_BYTES, Sample};
 use super::stream::Content;
 use super::walk::Stamp;
-use flate2::{CompressError, Crc};
+use flate2::Crc;
 use rustix::fs::fstat;
 use std::fs::File;
 use std::io::{self, Read};
@@ -55,7 +55,7 @@ impl Reading {
         stamp: Option<Stamp>,
         block: &mut Block,
         deflater: &mut Deflater,
-    ) -> Result<Self, CompressError> {
+    ) -> Result<Self, DeflateError> {
         let is_large = size > DATA_BYTES as u64;
         let shrinks = if is_large {
             sample_gains(&file, size, block, deflater)?
@@ -84,7 +84,7 @@ impl Reading {
         block.begin(Part::Whole);
         block.deflates = self.deflates;
         let want = usize::try_from(self.left).unwrap_or(usize::MAX).min(DATA_BYTES);
-        let filled = read_full(&self.file, block.space(want))?;
+        let filled = read_full(&self.file, block.space(want)?)?;
         block.set_data_bytes(filled);
         self.left = if filled < want { 0 } else { self.left - filled as u64 };
         self.bytes += filled as u64;
@@ -128,12 +128,12 @@ fn sample_gains(
     size: u64,
     block: &mut Block,
     deflater: &mut Deflater,
-) -> Result<bool, CompressError> {
+) -> Result<bool, DeflateError> {
     let last = size.saturating_sub(SAMPLE_BYTES as u64);
     let mut sample = Sample::default();
     block.begin(Part::Whole);
     for offset in [0, last / 2, last] {
-        let filled = file.read_at(block.space(SAMPLE_BYTES), offset).unwrap_or(0);
+        let filled = block.space(SAMPLE_BYTES).and_then(|space| file.read_at(space, offset)).unwrap_or(0);
         block.set_data_bytes(filled);
         let (_, piece, output) = block.buffers();
         sample.add(deflater, piece, output)?;

@@ -2,6 +2,7 @@
 
 use super::block::{Block, OUTPUT_BYTES, Part};
 use flate2::{Compress, CompressError, Compression, FlushCompress, Status};
+use std::hint::black_box;
 
 /// Measured against Info-ZIP `zip -6` on sources, logs and PDB files (zlib-rs 0.6, x86-64): level 4 takes 0.30 to 0.43 of its
 /// time for 1.01 to 1.05 of its size. Level 3 is a fifth faster, but comes to 1.10; level 5 is a tenth slower, for 0.02 less.
@@ -14,6 +15,19 @@ pub(super) const MIN_SAMPLED_BYTES: usize = 32 * 1024;
 const SAMPLE_BYTES: usize = 4 * 1024;
 /// By how much the room for output grows, should it ever have to.
 const MORE_BYTES: usize = 16 * 1024;
+/// More than the tables of a compressor take.
+const TABLE_BYTES: usize = 384 * 1024;
+
+/// Why something was not compressed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeflateError {
+    /// There is no memory for the compressor, or for what comes out of it.
+    #[error("no memory is left for it")]
+    NoMemory,
+    /// The compressor refused its input; it has no reason to.
+    #[error(transparent)]
+    Refused(#[from] CompressError),
+}
 
 /// A compressor that takes one block after the other.
 #[derive(Debug)]
@@ -30,9 +44,13 @@ impl Deflater {
         Self { deflate: None, is_only }
     }
 
-    fn deflate(&mut self) -> &mut Compress {
+    fn deflate(&mut self) -> Result<&mut Compress, DeflateError> {
+        if self.deflate.is_none() {
+            // flate2 has no way to make one that may fail: without memory it would end the program.
+            drop(black_box(room(TABLE_BYTES)?));
+        }
         // false: no zlib header, as ZIP wants it
-        self.deflate.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false))
+        Ok(self.deflate.get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false)))
     }
 
     /// Gives its memory back, for as long as there is nothing to compress.
@@ -41,7 +59,7 @@ impl Deflater {
     }
 
     /// Deflates the data of a block; of a whole entry, only if that makes it at least a tenth smaller.
-    pub(super) fn pack(&mut self, block: &mut Block) -> Result<(), CompressError> {
+    pub(super) fn pack(&mut self, block: &mut Block) -> Result<(), DeflateError> {
         let part = block.part;
         let (history, data, output) = block.buffers();
         match part {
@@ -64,12 +82,12 @@ impl Deflater {
         output: &mut Vec<u8>,
         is_first: bool,
         is_last: bool,
-    ) -> Result<(), CompressError> {
+    ) -> Result<(), DeflateError> {
         if is_first || !self.is_only {
-            self.deflate().reset();
+            self.deflate()?.reset();
         }
         if !self.is_only && !history.is_empty() {
-            self.deflate().set_dictionary(history)?;
+            self.deflate()?.set_dictionary(history)?;
         }
         let flush = match (is_last, self.is_only) {
             (true, _) => FlushCompress::Finish,
@@ -80,7 +98,7 @@ impl Deflater {
     }
 
     /// Whether `output` is `data` deflated, and at least a tenth smaller. Of what is not small three pieces are tried first.
-    fn shrink_whole(&mut self, data: &[u8], output: &mut Vec<u8>) -> Result<bool, CompressError> {
+    fn shrink_whole(&mut self, data: &[u8], output: &mut Vec<u8>) -> Result<bool, DeflateError> {
         if data.len() < MIN_DEFLATE_BYTES {
             return Ok(false);
         }
@@ -102,9 +120,9 @@ impl Deflater {
     ///
     /// Samples use the level of the real thing: level 1 of zlib-rs has fixed Huffman codes, and finds nothing to gain in base64
     /// or in columns of numbers, which shrink by a quarter or by half.
-    fn shrink(&mut self, data: &[u8], output: &mut Vec<u8>) -> Result<bool, CompressError> {
+    fn shrink(&mut self, data: &[u8], output: &mut Vec<u8>) -> Result<bool, DeflateError> {
         output.clear();
-        self.deflate().reset();
+        self.deflate()?.reset();
         self.feed(data, output, FlushCompress::Finish)?;
         Ok(output.len() <= data.len() - data.len() / 10)
     }
@@ -118,14 +136,14 @@ impl Deflater {
         mut data: &[u8],
         output: &mut Vec<u8>,
         flush: FlushCompress,
-    ) -> Result<(), CompressError> {
+    ) -> Result<(), DeflateError> {
         if output.capacity() == 0 {
-            output.reserve_exact(OUTPUT_BYTES);
+            *output = room(OUTPUT_BYTES)?;
         }
-        let deflate = self.deflate();
+        let deflate = self.deflate()?;
         loop {
             if output.len() == output.capacity() {
-                output.reserve_exact(MORE_BYTES);
+                output.try_reserve_exact(MORE_BYTES).map_err(|_| DeflateError::NoMemory)?;
             }
             let total_in = deflate.total_in();
             let status = deflate.compress_vec(data, output, flush)?;
@@ -137,6 +155,13 @@ impl Deflater {
             }
         }
     }
+}
+
+/// An empty buffer for so many bytes.
+fn room(bytes: usize) -> Result<Vec<u8>, DeflateError> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(bytes).map_err(|_| DeflateError::NoMemory)?;
+    Ok(buffer)
 }
 
 /// Pieces of a file, each deflated on its own: together, a file that repeats itself further apart than Deflate looks back
@@ -153,7 +178,7 @@ impl Sample {
         deflater: &mut Deflater,
         piece: &[u8],
         output: &mut Vec<u8>,
-    ) -> Result<(), CompressError> {
+    ) -> Result<(), DeflateError> {
         let shrinks = deflater.shrink(piece, output)?;
         self.bytes += piece.len();
         self.deflated_bytes += if shrinks { output.len() } else { piece.len() };

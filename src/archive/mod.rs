@@ -18,6 +18,7 @@ mod tree;
 mod walk;
 mod window;
 
+pub use deflate::DeflateError;
 pub use skipped::Skipped;
 
 use crate::clock;
@@ -83,9 +84,9 @@ pub enum ArchiveError {
     /// The temporary file of the central directory failed: most often a full disk.
     #[error("cannot spool the central directory")]
     Spool(#[source] io::Error),
-    /// The compressor refused its input; it has no reason to.
-    #[error("cannot compress")]
-    Deflate(#[source] flate2::CompressError),
+    /// The compressor has no memory, or refused its input.
+    #[error("cannot compress: {0}")]
+    Deflate(#[source] DeflateError),
     /// rawzip refused a name or a field; lengths are checked before, so it has no reason to.
     #[error("cannot build a ZIP record")]
     Record(#[source] rawzip::Error),

@@ -71,7 +71,8 @@ impl Tree {
             }
             Found::Link { meta, target } => {
                 block.set_head(&head(&zip_name(name), meta));
-                fill_link(&target, block);
+                fill_link(&target, block)
+                    .map_err(|source| ArchiveError::Read { path: printable(self.walk.name()), source })?;
             }
             Found::Lost(reason) => {
                 self.skipped.add(name, reason);
@@ -109,12 +110,13 @@ impl Source for Tree {
 }
 
 /// A link's data is where it points; the kernel allows 4,095 bytes.
-fn fill_link(target: &CString, block: &mut Block) {
+fn fill_link(target: &CString, block: &mut Block) -> io::Result<()> {
     let target = target.as_bytes();
     block.begin(Part::Whole);
-    block.space(target.len()).copy_from_slice(target);
+    block.space(target.len())?.copy_from_slice(target);
     block.set_data_bytes(target.len());
     block.content = content_of(block.data());
+    Ok(())
 }
 
 /// Whether the payload has put something where the list of skipped paths goes: two entries of one name would confuse readers.

@@ -4,8 +4,7 @@
 
 use super::ArchiveError;
 use super::block::Block;
-use super::deflate::Deflater;
-use flate2::CompressError;
+use super::deflate::{DeflateError, Deflater};
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
@@ -47,7 +46,7 @@ enum Slot {
     Waiting(Block),
     /// Some thread has it.
     Taken,
-    Done(Block, Result<(), CompressError>),
+    Done(Block, Result<(), DeflateError>),
 }
 
 impl State {
@@ -234,7 +233,7 @@ mod tests {
             block.mtime_s = i64::try_from(self.made).unwrap();
             // Every third needs no work.
             block.deflates = !self.made.is_multiple_of(3);
-            block.space(DATA_BYTES).fill(b'a');
+            block.space(DATA_BYTES).unwrap().fill(b'a');
             block.set_data_bytes(DATA_BYTES);
             self.made += 1;
             Ok(true)

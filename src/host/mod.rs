@@ -5,6 +5,8 @@
 pub struct Room {
     /// Connections.
     pub connections: usize,
+    /// Those above that are told so, and waited for while they read it.
+    pub refusals: usize,
     /// Uploads that have a thread.
     pub uploads: usize,
     /// Downloads that have a thread.

@@ -86,7 +86,7 @@ pub fn has_descriptors() -> bool {
 }
 
 fn needed(room: Room, slots: usize) -> u64 {
-    let Room { connections, uploads, downloads } = room;
+    let Room { connections, uploads, downloads, .. } = room;
     FIXED
         + slots as u64 * PAYLOAD
         + connections as u64
@@ -102,14 +102,14 @@ fn divide(granted: u64, room: Room, slots: usize) -> Room {
     let uploads = least(share / (UPLOAD + DOWNLOAD), room.uploads);
     let downloads = least(share.saturating_sub(uploads as u64 * UPLOAD) / DOWNLOAD, room.downloads);
     let transfers = uploads as u64 * UPLOAD + downloads as u64 * DOWNLOAD;
-    Room { connections: least(left.saturating_sub(transfers), room.connections), uploads, downloads }
+    Room { connections: least(left.saturating_sub(transfers), room.connections), uploads, downloads, ..room }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ROOM: Room = Room { connections: 4096, uploads: 64, downloads: 512 };
+    const ROOM: Room = Room { connections: 4096, refusals: 64, uploads: 64, downloads: 512 };
 
     #[test]
     fn what_is_needed_is_enough_and_less_is_shared() {
@@ -118,6 +118,6 @@ mod tests {
             assert!(needed(given, 4) <= granted, "{granted}: {given:?}");
             assert!(given.connections as u64 >= granted.min(8192) / 4, "{granted}: {given:?}");
         }
-        assert_eq!(divide(0, ROOM, 4), Room { connections: 1, uploads: 1, downloads: 1 });
+        assert_eq!(divide(0, ROOM, 4), Room { connections: 1, refusals: 64, uploads: 1, downloads: 1 });
     }
 }

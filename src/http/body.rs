@@ -112,7 +112,14 @@ impl<'c> Body<'c> {
                 break;
             }
             // Without space the job wants no more, and its result tells why; or it has come to a halt.
-            let Ok(space) = writer.space_within(Some(&mut patience)) else { break };
+            let space = match writer.space_within(Some(&mut patience)) {
+                Ok(space) => space,
+                Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                    writer.fail(error);
+                    break;
+                }
+                Err(_) => break,
+            };
             match self.read(space) {
                 Ok(0) => {
                     writer.finish();

@@ -1,9 +1,13 @@
 //! One connection: reads a head, calls the service, writes the response, and again, until either side has enough.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use may::net::TcpStream;
+use rustix::net::{self, RecvFlags, SendFlags};
 
 use super::body::Body;
 use super::error::HttpError;
@@ -26,6 +30,9 @@ const LINGER: Duration = Duration::from_secs(30);
 /// So many may; the others have less time.
 const MAX_LINGERING: usize = 256;
 const LINGER_IN_A_CROWD: Duration = Duration::from_secs(2);
+
+/// What is read away of a peer that is refused and left: a request has come whole by then, or not at all.
+const THROWN_AWAY_BYTES: usize = 4 * 1024;
 
 pub(super) struct Connection {
     wire: Wire,
@@ -71,9 +78,7 @@ impl Connection {
 
     /// Tells a connection above the limit that it is one too many.
     pub(super) fn refuse(&mut self) {
-        let message = "MAX_CONNECTIONS connections are open; try again later.";
-        let error = HttpError::new(503, "too_many_connections", message);
-        let headers = vec![("Retry-After", "1".into())];
+        let (error, headers) = too_many();
         if self.wire.prepare().is_ok() && self.send_last(error, headers).is_ok() {
             self.wire.linger(LINGER_IN_A_CROWD);
         }
@@ -181,10 +186,7 @@ impl Connection {
 
     /// An error, after which the connection is closed.
     fn send_last(&mut self, error: HttpError, headers: Headers) -> io::Result<()> {
-        let (status, headers, body) = error.into_parts(headers);
-        let mut message = response::head(status, &headers, Ending::Length(body.len()), After::Closed);
-        message.push_str(&body);
-        self.wire.write(message.as_bytes())
+        self.wire.write(last_message(error, headers).as_bytes())
     }
 
     /// Sends what is written on a disk thread. A failure before the first byte is given back, to be told by a status; a later
@@ -247,6 +249,30 @@ impl Connection {
         self.wire.write(&message)?;
         Ok(Ok(()))
     }
+}
+
+/// Tells a connection above the limit, and closes it without a wait: a crowd that says nothing must not keep others from being
+/// told. What the peer has sent is read first, else closing would cut the connection, and the answer with it.
+pub(super) fn refuse_and_leave(stream: &TcpStream) {
+    let socket = stream.inner().as_fd();
+    let mut thrown_away = [0; THROWN_AWAY_BYTES];
+    let _ = net::recv(socket, &mut thrown_away, RecvFlags::DONTWAIT);
+    let (error, headers) = too_many();
+    // The buffer of a new connection is empty: it takes all.
+    let _ =
+        net::send(socket, last_message(error, headers).as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
+
+fn too_many() -> (HttpError, Headers) {
+    let message = "MAX_CONNECTIONS connections are open; try again later.";
+    (HttpError::new(503, "too_many_connections", message), vec![("Retry-After", "1".into())])
+}
+
+fn last_message(error: HttpError, headers: Headers) -> String {
+    let (status, headers, body) = error.into_parts(headers);
+    let mut message = response::head(status, &headers, Ending::Length(body.len()), After::Closed);
+    message.push_str(&body);
+    message
 }
 
 /// An answer that is out.

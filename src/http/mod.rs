@@ -66,14 +66,13 @@ const BIND_PAUSE: Duration = Duration::from_millis(2);
 /// Connections that the kernel keeps until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// Connections above the limit that are still told 503; those above these are closed without a word.
-const MAX_REFUSALS: usize = 64;
-
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// How many connections are served at once.
     pub max_connections: usize,
+    /// How many above these are told 503 and waited for while they read it; the others are told and left.
+    pub max_refusals: usize,
     /// In which a request's head must arrive, from its first byte.
     pub head_timeout: Duration,
     /// That a connection may wait for its next request.
@@ -292,8 +291,10 @@ fn admit<S: Service>(stream: TcpStream, shared: &Arc<Shared>, service: &Arc<S>) 
     if let Some(slot) = Slot::take(&shared.connections, shared.limits.max_connections, shared) {
         let service = Arc::clone(service);
         home::start(stream, move |stream| Connection::new(stream, &slot.shared).serve(&*service));
-    } else if let Some(slot) = Slot::take(&shared.refusals, MAX_REFUSALS, shared) {
+    } else if let Some(slot) = Slot::take(&shared.refusals, shared.limits.max_refusals, shared) {
         home::start(stream, move |stream| Connection::new(stream, &slot.shared).refuse());
+    } else {
+        connection::refuse_and_leave(&stream);
     }
 }
 

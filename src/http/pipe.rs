@@ -7,6 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use may::sync::Blocker;
+use rustix::io::Errno;
 
 use super::watch::Patience;
 
@@ -97,7 +98,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// The free part of the buffer that is being filled. Waits for a buffer; an error if the reader is gone.
+    /// The free part of the buffer that is being filled. Waits for a buffer; an error if the reader is gone, `ENOMEM` where no
+    /// memory is left.
     pub(super) fn space(&mut self) -> io::Result<&mut [u8]> {
         self.space_within(None)
     }
@@ -169,7 +171,11 @@ impl Writer {
                 state.made += 1;
                 drop(state);
                 let bytes = std::mem::replace(&mut self.next_bytes, CHUNK_BYTES);
-                return Ok(vec![0; FRAME_HEAD + bytes + FRAME_TAIL]);
+                let bytes = FRAME_HEAD + bytes + FRAME_TAIL;
+                let mut buffer = Vec::new();
+                buffer.try_reserve_exact(bytes).map_err(|_| Errno::NOMEM)?;
+                buffer.resize(bytes, 0);
+                return Ok(buffer);
             }
             let blocker = Blocker::current();
             state.waiting_writer = Some(Arc::clone(&blocker));

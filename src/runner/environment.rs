@@ -63,7 +63,7 @@ const SECRET_PARTS: &[&str] = &[
 const SECRET_ENDS: &[&str] = &["KEY", "PASS", "PWD", "_AUTH", "DSN", "DATABASE_URL"];
 
 /// A variable that has one of these as a word of its name is, too.
-const SECRET_WORDS: &[&str] = &["PAT", "CREDS", "KEYS"];
+const SECRET_WORDS: &[&str] = &["PAT", "CREDS", "KEYS", "BEARER", "SESSION"];
 
 /// A parameter of a URL with one of these names signs it.
 const SIGNATURES: &[&str] = &["SIG", "SIGNATURE"];
@@ -83,7 +83,7 @@ impl Environment {
         let mut shared: Vec<CString> = Vec::new();
         let mut has_path = false;
         for (name, value) in variables {
-            if is_for_payloads(&name) && !has_url_with_secret(&value.to_string_lossy()) {
+            if is_for_payloads(&name) && !has_secret(&value.to_string_lossy()) {
                 has_path |= name == "PATH" && !value.is_empty();
                 shared.extend(variable(&name, &value));
             }
@@ -138,6 +138,30 @@ fn is_secret_name(name: &str) -> bool {
     SECRET_PARTS.iter().any(|part| name.contains(part))
         || SECRET_ENDS.iter().any(|end| name.ends_with(end))
         || name.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| SECRET_WORDS.contains(&word))
+}
+
+/// Whether `value` carries a password: in a URL, or as one without a scheme, or as a list of settings has it.
+fn has_secret(value: &str) -> bool {
+    has_url_with_secret(value) || is_login(value) || has_password_setting(value)
+}
+
+/// `user:password@host`. A port stands after the host, and the digest of an image after `name:tag@`.
+fn is_login(value: &str) -> bool {
+    let Some((login, host)) = value.rsplit_once('@') else { return false };
+    let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+    login.split_once(':').is_some_and(|(user, password)| {
+        is_word(user) && is_word(password) && !user.contains('/') && !password.starts_with("//")
+    }) && is_word(host)
+        && !host.starts_with("sha256:")
+        && !login.starts_with("mailto:")
+}
+
+/// `Server=x;Password=y;` and `host=x password=y`, as drivers of databases have it.
+fn has_password_setting(value: &str) -> bool {
+    let pairs = value.split(|c: char| c == ';' || c.is_whitespace()).filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(|(_, secret)| !secret.is_empty())
+        .any(|(name, _)| matches!(&*name.to_uppercase(), "PASSWORD" | "PASSWD" | "PWD"))
 }
 
 /// Whether a URL in `value` carries a password: before its host, or as one of its parameters.
@@ -209,6 +233,8 @@ mod tests {
             "JWT",
             "SESSION_COOKIE",
             "SENTRY_DSN",
+            "API_BEARER",
+            "VAULT_SESSION",
             "DATABASE_URL",
             "PROXY_AUTH",
             "NOTIFY_SOCKET",
@@ -234,6 +260,10 @@ mod tests {
             "jdbc:postgresql://host/db?user=u&password=p",
             "jdbc:sqlserver://host:1433;user=u;password=p",
             "see \"mysql://u:p@host/db\" there",
+            "user:pass@host",
+            "user:pa/ss@host:5432/db",
+            "Server=host;User Id=u;Password=p;",
+            "host=h user=u password=p",
         ] {
             assert_eq!(shared(&[("PATH", "/bin"), ("WHERE", value)]), ["PATH=/bin"], "{value}");
         }
@@ -245,7 +275,11 @@ mod tests {
             "mailto:a@b",
             "https://host/path?password=&page=2",
             "key=value; token=x",
-            "user:pass@host",
+            "registry/image:1.2@sha256:0123",
+            "image:1.2@sha256:0123",
+            "user@host:22",
+            "a: b@c",
+            "password=",
         ] {
             assert_eq!(shared(&[("PATH", "/bin"), ("WHERE", value)])[1], format!("WHERE={value}"));
         }

@@ -38,6 +38,10 @@ pub(super) enum ScriptError {
         "the #! line of run.sh is longer than the kernel reads, 255 bytes; shorten it, or have a small run.sh call the other one"
     )]
     LongFirstLine,
+    #[error(
+        "run.sh has the line ends of Windows (CRLF), so a carriage return is part of each command, and of the interpreter's name; save it with those of Unix (LF), as dos2unix does"
+    )]
+    CarriageReturns,
 }
 
 /// Looks at the script in `directory`. One that cannot be read tells nothing here; its start says why.
@@ -60,7 +64,14 @@ fn judge(first: &[u8]) -> Result<(), ScriptError> {
         return Err(ScriptError::Wide);
     }
     let is_whole = first.len() < LOOKED_AT || first.contains(&b'\n');
-    if first.starts_with(b"#!") && !is_whole { Err(ScriptError::LongFirstLine) } else { Ok(()) }
+    if first.starts_with(b"#!") && !is_whole {
+        return Err(ScriptError::LongFirstLine);
+    }
+    let line = first.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let Some(text) = line.strip_suffix(b"\r") else { return Ok(()) };
+    // A program may have such bytes by chance.
+    let is_text = text.iter().all(|byte| *byte >= b' ' || *byte == b'\t');
+    if is_text && is_whole { Err(ScriptError::CarriageReturns) } else { Ok(()) }
 }
 
 /// As much as the kernel looks at. `None` of what is no file, or cannot be read.
@@ -111,7 +122,13 @@ mod tests {
             (b"\0\0\xFE\xFF\0\0\0#", Err(ScriptError::ByteOrderMark("UTF-32"))),
             (b"#\0!\0/\0", Err(ScriptError::Wide)),
             (b"#!/bin/sh", Ok(())),
-            (b"#!/bin/sh\r\n", Ok(())),
+            (b"#!/bin/sh\r\n", Err(ScriptError::CarriageReturns)),
+            (b"#!/usr/bin/env bash\r\necho\r\n", Err(ScriptError::CarriageReturns)),
+            (b"#!/bin/sh\r", Err(ScriptError::CarriageReturns)),
+            (b"echo\r\nexit 0\r\n", Err(ScriptError::CarriageReturns)),
+            (b"\r\n", Err(ScriptError::CarriageReturns)),
+            (b"echo\necho\r\n", Ok(())),
+            (b"\x7fELF\0\0\r\n", Ok(())),
             (b"\x7fELF\0\0", Ok(())),
             (&line(255, "\nexit 0\n"), Ok(())),
             (&line(255, ""), Ok(())),

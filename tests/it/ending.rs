@@ -349,3 +349,13 @@ fn a_client_that_is_pid_1_reaps_orphans() {
     assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
     assert!(client.wait().success());
 }
+
+#[test]
+fn a_script_with_the_line_ends_of_windows_is_not_run_and_its_error_says_so() {
+    let client = Client::start();
+    for script in ["#!/bin/sh\r\necho\r\n", "#!/usr/bin/env bash\r\necho\r\n", "echo\r\nexit 0\r\n"] {
+        let row = client.ended(&client.run(script));
+        assert_eq!(row.json("status").as_deref(), Some("Failed"), "{script:?}: {}", row.text());
+        assert!(row.json("error").is_some_and(|error| error.contains("CRLF")), "{script:?}: {}", row.text());
+    }
+}

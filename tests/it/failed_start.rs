@@ -203,3 +203,21 @@ fn a_start_that_takes_nothing_up_removes_nothing_where_it_fails() {
     assert!(!Path::new(&half).exists());
     queue.must_run(&next);
 }
+
+#[test]
+fn an_address_space_too_small_for_the_threads_is_named() {
+    for kib in (18_000..60_000).step_by(4_000) {
+        let home = tempfile::tempdir().unwrap();
+        let mut command = Command::new("bash");
+        let script =
+            format!("ulimit -v {kib}; exec \"$0\" client --host 127.0.0.1 --port 0 --data-path \"$1\"");
+        command.args(["-c", &script]).arg(binary()).arg(home.path().join("data"));
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let told = first_lines(command.spawn().unwrap());
+        if told.contains("Resource temporarily unavailable") {
+            assert!(told.contains("(ulimit -v)"), "{kib}: {told}");
+            return;
+        }
+    }
+    panic!("every size was enough, or too small for the program itself");
+}

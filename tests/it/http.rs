@@ -7,7 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::client::{Client, PATIENCE, wait_for};
-use crate::wire::{self, Answer, BOUNDARY, answers_to_the_end, connect, conversation, read_answer, send};
+use crate::wire::{
+    self, Answer, BOUNDARY, answers_to_the_end, connect, conversation, read_answer, send, try_send,
+};
 
 const NEXT: &str = "GET /health HTTP/1.1\r\nHost: a\r\n\r\n";
 const LAST: &str = "GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
@@ -861,6 +863,21 @@ fn a_connection_above_the_limit_is_told_503_until_another_ends() {
     drop(first);
     wait_for("a free place", || (client.get("/").status == 200).then_some(()));
     assert_eq!(get(&mut second, "/").status, 200);
+}
+
+/// Each that is refused is waited for a moment, so that it can read why; a crowd that says nothing must not use that up.
+#[test]
+fn a_connection_above_the_limit_is_told_503_beside_a_crowd_that_says_nothing() {
+    let client = Client::with(&[("MAX_CONNECTIONS", "2")]);
+    let crowd: Vec<TcpStream> = (0..300).map(|_| connect(client.address)).collect();
+    for _ in 0..64 {
+        let answer = try_send(client.address, NEXT).expect("an answer");
+        assert_eq!(answer.error(503), "too_many_connections");
+    }
+    // The others were told, too, without having asked.
+    for mut stream in crowd.into_iter().skip(2) {
+        assert_eq!(read_answer(&mut stream, false).error(503), "too_many_connections");
+    }
 }
 
 #[test]

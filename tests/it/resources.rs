@@ -1,6 +1,7 @@
 //! The small resources, and what a caller is told who asks for the wrong thing.
 
 use std::fs;
+use std::io::{BufReader, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -227,4 +228,40 @@ fn a_bounded_address_space_lowers_the_connections_and_the_log_says_so() {
     });
     assert!(line.contains("wanted=16384") && line.contains(r#"bound="address space (ulimit -v)""#), "{line}");
     assert!(client.result(&client.run("#!/bin/sh\n:\n")).status == 200);
+}
+
+/// All downloads that may be under way at once are, each with all that it takes: with too many of them the program would end where
+/// memory for the next one could not be had.
+#[test]
+fn downloads_in_a_bounded_address_space_are_whole_or_refused_and_the_client_lives() {
+    for (kib, zip_threads) in [(120_000, "1"), (200_000, "1"), (200_000, "3"), (400_000, "1")] {
+        let script = format!("ulimit -v {kib}; exec \"$@\"");
+        let threads = format!("ZIP_THREADS={zip_threads}");
+        let client = Client::through(&["env", &threads, "DISK_TIMEOUT=4s", "bash", "-c", &script, "bash"]);
+        // It shrinks by a quarter: the compressor is at work, and its output fills what lies between.
+        let id = client.run("#!/bin/bash\nhead -c 6000000 /dev/urandom | base64 > text\n");
+        let text = client.result(&id).file("text");
+        let request = format!("GET /retrieve/{id} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        let mut readers: Vec<_> = (0..60).map(|_| wire::connect(client.address)).collect();
+        for reader in &mut readers {
+            reader.write_all(request.as_bytes()).unwrap();
+        }
+        // Nobody reads until all have asked.
+        thread::sleep(Duration::from_secs(2));
+        let mut whole = 0;
+        for mut reader in readers {
+            match wire::try_read_answer(&mut BufReader::new(&mut reader), false) {
+                Ok(answer) if answer.status == 200 => {
+                    let files = answer.files();
+                    assert!(files.iter().any(|(name, content)| name == "text" && content == text.as_bytes()));
+                    whole += 1;
+                }
+                Ok(answer) => drop(answer.error(503)),
+                Err(_) => {}
+            }
+        }
+        assert!(whole > 0, "{kib} KiB: none came whole");
+        assert_eq!(client.get("/health").status, 200);
+        assert!(!client.log().contains("program is at fault"), "{kib} KiB: {}", client.log());
+    }
 }
