@@ -81,7 +81,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let found = found.map_err(|error| system("cannot take up the payloads of DATA_PATH", &error))?;
     let ids = Ids::open(data_path.lock_file(), found.highest_id())
         .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
-    data_path.watch().map_err(|error| system("cannot watch DATA_PATH", &error))?;
+    data_path.watch(settings.disk_timeout).map_err(|error| system("cannot watch DATA_PATH", &error))?;
     let waiting = Waiting::default();
     let woken = waiting.clone();
     let store =

@@ -161,6 +161,9 @@ impl Source {
         // What a payload has removed or closed itself is nothing for the keeper of the host to act on.
         if error.status == 404 {
             event!(Info, "no archive", payload = id, directory = directory, reason = error.code);
+        } else if self.data_path.trouble().is_some() {
+            // It has been told once for all payloads, and each is asked for twice a second.
+            event!(Debug, "no archive", payload = id, directory = directory, reason = error.code);
         } else {
             event!(Error, "no archive", payload = id, directory = directory, reason = error.code);
         }

@@ -39,6 +39,9 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A check that is older than this hangs in a disk that does not answer.
 const STUCK: Duration = Duration::from_secs(10);
 
+/// The same, and never less, where requests wait for a disk for less time than that.
+const LEAST_STUCK: Duration = Duration::from_secs(3);
+
 /// The chosen directory; cheap to clone.
 #[derive(Clone)]
 pub struct DataPath {
@@ -76,6 +79,8 @@ impl From<File> for LockFile {
 #[derive(Default)]
 struct Watch {
     checked_at: AtomicI64,
+    /// How long requests wait for the disk, in milliseconds; 0 where nobody has said.
+    patience_ms: AtomicU64,
     trouble: Mutex<Option<String>>,
     free_bytes: AtomicU64,
     free_inodes: AtomicU64,
@@ -118,9 +123,11 @@ impl DataPath {
         })
     }
 
-    /// Starts the thread that looks every second whether the directory can still be written.
-    pub fn watch(&self) -> io::Result<()> {
+    /// Starts the thread that looks every second whether the directory can still be written. `disk_timeout`: how long requests wait for
+    /// the disk. Once one has waited in vain, the others need not.
+    pub fn watch(&self, disk_timeout: Duration) -> io::Result<()> {
         let this = self.clone();
+        this.set_patience(disk_timeout);
         this.check();
         thread::Builder::new().name("data-path".to_owned()).spawn(move || {
             loop {
@@ -215,7 +222,19 @@ impl DataPath {
     pub fn stuck_for(&self) -> Option<Duration> {
         let age_ms = running_ms() - self.watch.checked_at.load(Ordering::Relaxed);
         let age = Duration::from_millis(u64::try_from(age_ms).unwrap_or(0));
-        (age > STUCK).then_some(age)
+        (age > self.stuck_after()).then_some(age)
+    }
+
+    fn set_patience(&self, patience: Duration) {
+        let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        self.watch.patience_ms.store(patience_ms, Ordering::Relaxed);
+    }
+
+    fn stuck_after(&self) -> Duration {
+        match self.watch.patience_ms.load(Ordering::Relaxed) {
+            0 => STUCK,
+            patience_ms => Duration::from_millis(patience_ms).clamp(LEAST_STUCK, STUCK),
+        }
     }
 
     /// Why no payload can be stored now, if so.
@@ -411,6 +430,24 @@ mod tests {
         fs::create_dir(parent.path().join("precious")).expect("made");
         fs::write(data.new_directory(), "a file").expect("written");
         assert_eq!(data.directories().expect("listed"), [ours.canonicalize().expect("there")]);
+    }
+
+    #[test]
+    fn a_disk_is_known_to_hang_once_a_request_has_waited_in_vain() {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let data = DataPath::open(Some(parent.path())).map_err(|(_, error)| error).expect("usable");
+        for (patience_s, age_ms, is_stuck) in [
+            (1, 2000, false),
+            (1, 4000, true),
+            (5, 4000, false),
+            (5, 6000, true),
+            (30, 6000, false),
+            (30, 11_000, true),
+        ] {
+            data.set_patience(Duration::from_secs(patience_s));
+            data.watch.checked_at.store(running_ms() - age_ms, Ordering::Relaxed);
+            assert_eq!(data.stuck_for().is_some(), is_stuck, "{patience_s} s, {age_ms} ms");
+        }
     }
 
     #[test]

@@ -176,6 +176,10 @@ fn no_result_is_told_to_be_gone_while_the_data_path_is_closed_or_away() {
         fs::rename(&away, &client.data).unwrap();
         assert_eq!(client.result(&id).file(".orchestrator.exit").trim(), "0");
     }
+    // The outage is told, and not once more by each that asks.
+    client.wait_for_log("data path is not usable");
+    let log = client.log();
+    assert!(!log.lines().any(|line| line.contains(" ERROR ") && line.contains("no archive")), "{log}");
 }
 
 /// As root, who may raise it again; the kernel ends a process with SIGXFSZ for a write beyond the limit.
