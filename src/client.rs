@@ -24,7 +24,7 @@ use crate::store::Store;
 use crate::sys::{self, StopSignals};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::{self, Remover};
-use crate::upkeep::{quota, recover, sync};
+use crate::upkeep::{owed, quota, recover, sync};
 
 /// How long killed processes are waited for when a second signal says to go at once.
 const ABORT_WAIT: Duration = Duration::from_secs(2);
@@ -137,8 +137,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         disk,
         waiting: waiting.clone(),
         ids: ids.clone(),
-        records,
-        remover,
+        records: records.clone(),
+        remover: remover.clone(),
         bounds: Bounds {
             max_upload: settings.max_upload,
             max_queue: settings.max_queue,
@@ -155,11 +155,19 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
     let end = drain(settings, &signals, &runner, &server, &store, &waiting, &draining);
+    if end == End::Drained {
+        owed::finish(&records, &remover);
+    }
+    leave(&ids, &data_path);
+    Ok(end)
+}
+
+/// What is left to be written.
+fn leave(ids: &Ids, data_path: &DataPath) {
     if let Err(error) = ids.close() {
         event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
     }
-    sync::finish(&data_path);
-    Ok(end)
+    sync::finish(data_path);
 }
 
 /// How much the machine and the limits of this process have room for; raises that of descriptors.

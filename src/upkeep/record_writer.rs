@@ -1,7 +1,7 @@
 //! Writes the records of payloads that are known to the store, and writes those again, until it works, that the disk did not
 //! take: what this life has told is then known to the next one too, if the disk came back before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -34,8 +34,8 @@ struct Shared {
     /// Held while the record of a payload is written, of those whose number leaves this rest: of two states of a payload the newer
     /// one is written last.
     turns: [Mutex<()>; TURNS],
-    /// The payloads whose record is older than their state.
-    owed: Mutex<BTreeSet<PayloadId>>,
+    /// The payloads whose record is older than their state; whether it is being written since.
+    owed: Mutex<BTreeMap<PayloadId, bool>>,
     wake: Condvar,
 }
 
@@ -83,6 +83,18 @@ impl Records {
         self.shared.owe(id);
     }
 
+    /// The payloads whose record the disk has yet to take.
+    pub fn owed_ids(&self) -> Vec<PayloadId> {
+        self.shared.owed().keys().copied().collect()
+    }
+
+    /// Tries all that is owed once. May wait for the disk.
+    pub fn try_owed(&self) {
+        for id in self.owed_ids() {
+            self.shared.try_again(id);
+        }
+    }
+
     /// Notes the end of a payload: nobody is told of it before it is on the disk, with its exit file. Where the disk does not take it,
     /// which the log tells, it is owed, and told when that works. Gives the payload as it is then; `None` if it had an end already.
     pub fn end(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
@@ -116,20 +128,30 @@ impl Shared {
     }
 
     fn owe(&self, id: PayloadId) {
-        self.owed().insert(id);
+        self.owed().insert(id, false);
         self.wake.notify_one();
     }
 
     /// In the payload's turn. Gives what is on the disk then; `None` if the payload is cleaned. What fails is owed.
     fn note(&self, id: PayloadId) -> io::Result<Option<Payload>> {
         // Before the look: what changes after it is owed anew.
-        self.owed().remove(&id);
-        self.try_to_note(id).inspect_err(|error| {
-            self.owe(id);
-            self.data_path.suspect(error);
-            // In memory: it fails with the look before it, which has been told.
-            let _ = self.store.refuse(id);
-        })
+        self.owed().entry(id).and_modify(|is_under_way| *is_under_way = true);
+        let noted = self.try_to_note(id);
+        match &noted {
+            Ok(_) => {
+                let mut owed = self.owed();
+                if owed.get(&id) == Some(&true) {
+                    owed.remove(&id);
+                }
+            }
+            Err(error) => {
+                self.owe(id);
+                self.data_path.suspect(error);
+                // In memory: it fails with the look before it, which has been told.
+                let _ = self.store.refuse(id);
+            }
+        }
+        noted
     }
 
     fn try_to_note(&self, id: PayloadId) -> io::Result<Option<Payload>> {
@@ -217,7 +239,7 @@ impl Shared {
         }
     }
 
-    fn owed(&self) -> MutexGuard<'_, BTreeSet<PayloadId>> {
+    fn owed(&self) -> MutexGuard<'_, BTreeMap<PayloadId, bool>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -230,7 +252,7 @@ impl Shared {
             while owed.is_empty() {
                 owed = self.wake.wait(owed).unwrap_or_else(PoisonError::into_inner);
             }
-            let ids = owed.clone();
+            let ids: BTreeSet<PayloadId> = owed.keys().copied().collect();
             drop(owed);
             failed.retain(|id| ids.contains(id));
             for id in ids {
@@ -249,7 +271,7 @@ impl Shared {
             let owed = self.owed();
             if owed.is_empty() {
                 pause = FIRST_PAUSE;
-            } else if owed.iter().all(|id| failed.contains(id)) {
+            } else if owed.keys().all(|id| failed.contains(id)) {
                 // Woken by what is new; the pause before the next attempt is as long as it may be for the others.
                 let woken = self.wake.wait_timeout(owed, pause).unwrap_or_else(PoisonError::into_inner);
                 pause = if woken.1.timed_out() { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
@@ -261,6 +283,6 @@ impl Shared {
     fn try_again(&self, id: PayloadId) -> bool {
         let _turn = self.turn(id);
         // Somebody else may have been faster.
-        !self.owed().contains(&id) || self.note(id).is_ok()
+        !self.owed().contains_key(&id) || self.note(id).is_ok()
     }
 }

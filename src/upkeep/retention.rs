@@ -84,6 +84,16 @@ impl Remover {
         }
     }
 
+    /// The directories that are still to be removed.
+    pub fn owed_directories(&self) -> Vec<PathBuf> {
+        self.left().iter().map(|left| left.directory.clone()).collect()
+    }
+
+    /// Tries to remove all that is left once. May wait for the disk.
+    pub fn try_owed(&self) {
+        self.try_again();
+    }
+
     fn is_done(&self) -> bool {
         self.left().is_empty()
     }

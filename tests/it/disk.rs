@@ -536,6 +536,37 @@ fn an_exit_file_that_the_host_does_not_take_is_owed_and_there_before_the_end_is_
 }
 
 #[test]
+fn what_is_owed_is_tried_once_more_at_a_stop_and_told_where_that_fails() {
+    for is_healed in [true, false] {
+        let (_home, data) = place();
+        let mut client = client_at(&data, &[]);
+        let id = client.run(&until_go(""));
+        let directory = client.wait_for_file(&id, "pid").parent().unwrap().to_owned();
+        let name = Path::new(directory.file_name().unwrap());
+        let Some(fault) = Fault::inject(&client, "?open,openat", "error=EIO", &[name]) else { return };
+        fs::write(directory.join("go"), "").unwrap();
+        client.wait_for_log("an end cannot be noted yet");
+        let mut fault = Some(fault);
+        if is_healed {
+            fault = None;
+        }
+        client.signal("TERM");
+        assert!(client.wait().success());
+        drop(fault);
+        let left = "the client ends before the disk has taken";
+        if !is_healed {
+            client.wait_for_log(left);
+        }
+        let log = client.log();
+        let line = log.lines().find(|line| line.contains(left));
+        assert_eq!(line.is_some_and(|line| line.contains(&format!("payloads={id} "))), !is_healed, "{log}");
+        drop(client);
+        let word = if is_healed { "Completed" } else { "Failed" };
+        assert_eq!(status_of(&get(&client_at(&data, &[]), &id)), word);
+    }
+}
+
+#[test]
 fn an_end_on_a_disk_that_hangs_is_told_when_the_disk_is_back() {
     let Some(disk) = SmallDisk::ext4() else { return };
     let client = client_at(&disk.path().join("data"), &[]);
