@@ -1,6 +1,7 @@
 //! The client's life: put the parts together, serve, and leave in good order when told to.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::api::{Api, Bounds};
 use crate::clock::{MonotonicMs, monotonic_ms};
+use crate::data::disk_error::is_out_of_descriptors;
 use crate::data::ids::Ids;
 use crate::data::path::{DataPath, Free};
 use crate::data::record::Durability;
@@ -69,13 +71,13 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let limits_at_start = rlimit::all();
     let room = make_room(settings);
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
-    // has left is as it was.
+    // has left is as it was. But what a payload has closed of the client's own is opened: it has to be read.
     let address = SocketAddr::new(settings.host, settings.port);
     http::try_threads().map_err(|error| system("cannot start the workers", &error))?;
     let listener = Listener::bind(address)
         .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
-    let data_path = DataPath::open(settings.data_path.as_deref())
-        .map_err(|(path, error)| StartError::Setting(Settings::refuse_data_path(&path, &error)))?;
+    let data_path =
+        DataPath::open(settings.data_path.as_deref()).map_err(|(path, error)| refused(&path, &error))?;
     let found =
         if settings.recover { recover::find(&data_path) } else { recover::find_leftovers(&data_path) };
     let found = found.map_err(|error| system("cannot take up the payloads of DATA_PATH", &error))?;
@@ -123,7 +125,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     sync::start(data_path.clone(), ids.clone(), settings.durable == Durable::Soon)
         .map_err(|error| system("cannot start the thread that syncs", &error))?;
     let leftovers = found
-        .take_up(&store, &data_path, settings.max_age, &records, &remover, runner::end_strays)
+        .take_up(&store, settings.max_age, &ids, &records, &remover, runner::end_strays)
         .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
     // Its thread waits for nothing else.
     let _ = begin_to_clean.send(leftovers);
@@ -205,6 +207,17 @@ fn system(what: &str, error: &std::io::Error) -> StartError {
         _ => "",
     };
     StartError::System(format!("{what}: {error}{hint}"))
+}
+
+/// Descriptors that are used up are no fault of the setting.
+fn refused(path: &Path, error: &std::io::Error) -> StartError {
+    if is_out_of_descriptors(error) {
+        return StartError::System(format!(
+            "cannot open DATA_PATH={}: {error}; raise the limit of open files (ulimit -n, LimitNOFILE)",
+            path.display()
+        ));
+    }
+    StartError::Setting(Settings::refuse_data_path(path, error))
 }
 
 fn http_limits(settings: &Settings, room: Room) -> http::Limits {

@@ -6,7 +6,8 @@
 use std::fs;
 use std::path::Path;
 
-use fuzz::data::record::{self, OWN, RECORDS, Record, RecordError, Shelf};
+use fuzz::data::place::{OWN, RECORDS};
+use fuzz::data::record::{self, Record, RecordError, Shelf};
 use fuzz::data::slots;
 use fuzz::payload::{Payload, Status};
 use fuzz::place::place;

@@ -13,9 +13,11 @@ pub mod clock;
 pub mod data {
     pub mod directory;
     pub mod disk_error;
+    pub mod place;
     pub mod record;
     pub mod remove;
     pub mod slots;
+    mod unusable;
 }
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/disk_threads.rs"]

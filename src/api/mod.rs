@@ -169,7 +169,8 @@ fn unknown_id() -> HttpError {
     HttpError::new(
         404,
         "unknown_id",
-        "No payload has this id; it was never given by this client, or was forgotten twice MAX_AGE after its end.",
+        "No payload has this id: it was never given by this client, or was forgotten twice MAX_AGE after its end, or its record \
+         was lost or damaged, which the client's log then says at its start.",
     )
 }
 

@@ -77,7 +77,7 @@ impl Api {
 
     fn receive(&self, chunks: &mut Chunks, boundary: &str, directory: &Path) -> Result<Payload, Refused> {
         // Before anything is written: it may lie below a disk that is not mounted.
-        self.data_path.must_be_in_place().map_err(Refused::Place)?;
+        self.data_path.must_have_its_disk().map_err(Refused::Place)?;
         let file_system = match self.records.durability() {
             Durability::Power => Some(FileSystem::of(self.data_path.path()).map_err(Refused::Place)?),
             Durability::Process => None,
@@ -104,6 +104,14 @@ impl Api {
         let payload = Payload::prepared(id, directory.to_string_lossy().into_owned());
         // Not by `records`: nothing is owed of a payload that was not taken.
         self.records.note_first(&payload).map_err(Refused::Note)?;
+        // A record that the next start does not find is none.
+        if self.data_path.must_be_in_place().is_err() {
+            // That look mends it where it can.
+            if let Some(trouble) = self.data_path.trouble_now() {
+                return Err(Refused::Place(io::Error::other(trouble)));
+            }
+            self.records.note_first(&payload).map_err(Refused::Note)?;
+        }
         if file_system.is_some() {
             record::sync_directory(self.data_path.path()).map_err(Refused::Note)?;
         }
@@ -139,7 +147,7 @@ enum Refused {
     /// The disk let it be done after its sender was told that it failed.
     TooLate,
     Id(IdError),
-    /// DATA_PATH is not there, or is another one; nothing was written.
+    /// DATA_PATH is not there, or is another one, or the next start would not find what is written.
     Place(io::Error),
     Note(io::Error),
     Store(StoreError),

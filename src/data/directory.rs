@@ -2,10 +2,13 @@
 //! link, and knows a directory again by its device and inode.
 
 use std::ffi::CStr;
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, chmod, fstat, openat, seek};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// To list a directory, and nothing else in its place.
 pub const FLAGS: OFlags =
@@ -35,7 +38,7 @@ pub fn open_same(at: BorrowedFd<'_>, name: &CStr, expected: Id) -> Result<OwnedF
 /// keeps. `EACCES` if it is not ours.
 pub fn open_closed(
     at: impl AsFd,
-    name: &CStr,
+    name: impl Arg,
     kind: FileType,
     bits: Mode,
     flags: OFlags,
@@ -53,6 +56,17 @@ pub fn open_closed(
         done => done?,
     }
     openat(CWD, &*path, flags.difference(OFlags::NOFOLLOW), Mode::empty())
+}
+
+/// Opens a file of the client's own, with these flags. A payload is of the same user, and may have closed it: it is opened again.
+pub fn open_own_file(at: impl AsFd, name: impl Arg + Copy, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC;
+    let opened = match openat(&at, name, flags, Mode::from_raw_mode(0o666)) {
+        Err(Errno::ACCESS) => open_closed(&at, name, FileType::RegularFile, Mode::RUSR | Mode::WUSR, flags)
+            .map_err(|_| Errno::ACCESS),
+        other => other,
+    };
+    Ok(File::from(opened?))
 }
 
 /// Reads a directory from a position that an earlier descriptor gave; file systems keep these meaningful, as NFS servers need

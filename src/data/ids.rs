@@ -117,6 +117,18 @@ impl Ids {
         Ok(())
     }
 
+    /// Ends the trace of version 0.1.0, by which [`was_earlier_here`] tells that it gave ids: what it left has been taken up.
+    pub fn forget_earlier(&self) -> io::Result<()> {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // The first write goes to the place behind it where there is no other mark yet.
+        for _ in 0..2 {
+            if is_earlier(&read_earlier(&inner.file)?) {
+                self.mark.lower(&inner.file, inner.reserved_below)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether all are given.
     pub fn are_used_up(&self) -> bool {
         self.are_used_up.load(Ordering::Relaxed)
@@ -189,14 +201,26 @@ fn write_mark(file: &File, mark: PayloadId) -> io::Result<()> {
     }
 }
 
-/// `None` where there is none that could be understood: a new DATA_PATH.
+/// Whether version 0.1.0 was the last to write a mark: what it left in the directories of payloads is to be taken up. A payload that
+/// has forged such records has not forged that as well, unless it means to.
+pub fn was_earlier_here(lock: &LockFile) -> io::Result<bool> {
+    Ok(is_earlier(&read_earlier(&lock.current())?))
+}
+
+fn is_earlier(bytes: &[u8]) -> bool {
+    parsed(bytes).is_some()
+}
+
+fn parsed(text: &[u8]) -> Option<PayloadId> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.parse().ok().filter(|mark| *mark > 0)
+}
+
+/// `None` where there is none that could be understood: a new DATA_PATH. Of a mark of version 0.1.0 and one of a version since then
+/// the higher one, whichever was the last.
 fn read_mark(file: &File) -> io::Result<Option<PayloadId>> {
-    let text = match slots::read(file)? {
-        Some(text) => text,
-        None => read_earlier(file)?,
-    };
-    let text = std::str::from_utf8(&text).unwrap_or_default();
-    Ok(text.parse().ok().filter(|mark| *mark > 0))
+    let mark = slots::read(file)?.as_deref().and_then(parsed);
+    Ok(mark.max(parsed(&read_earlier(file)?)))
 }
 
 fn read_earlier(file: &File) -> io::Result<Vec<u8>> {

@@ -7,6 +7,7 @@ pub mod exit_file;
 pub mod ids;
 pub mod lease;
 pub mod path;
+mod place;
 pub mod record;
 pub mod remove;
 pub mod slots;

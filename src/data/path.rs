@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, FlockOperation};
+use rustix::fs::{Access, CWD, FlockOperation, OFlags};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
 use crate::clock::running_ms;
-use crate::data::directory::Id;
+use crate::data::directory;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::data::record::Shelf;
 use crate::data::unusable::explained;
@@ -49,8 +49,6 @@ pub struct DataPath {
     watch: Arc<Watch>,
     lock: LockFile,
     shelf: Shelf,
-    /// Which directory the path led to at the start.
-    root: Arc<Mutex<Id>>,
 }
 
 /// The file that the client keeps locked, for what it has to remember itself; cheap to clone. Another one once DATA_PATH has
@@ -111,16 +109,8 @@ impl DataPath {
                 other => other.or_else(|_| attempt(Path::new(FALLBACK)))?,
             },
         };
-        let opened =
-            Shelf::of(&path, random_uuid().to_string()).and_then(|shelf| Ok((shelf, root_of(&path)?)));
-        let (shelf, root) = opened.map_err(|error| (path.clone(), error))?;
-        Ok(Self {
-            path: Arc::new(path),
-            watch: Arc::default(),
-            lock: lock.into(),
-            shelf,
-            root: Arc::new(Mutex::new(root)),
-        })
+        let shelf = Shelf::of(&path, random_uuid().to_string()).map_err(|error| (path.clone(), error))?;
+        Ok(Self { path: Arc::new(path), watch: Arc::default(), lock: lock.into(), shelf })
     }
 
     /// Starts the thread that looks every second whether the directory can still be written. `disk_timeout`: how long requests wait for
@@ -145,17 +135,13 @@ impl DataPath {
 
     /// Whether the path leads to the same directory as at the start: not so while its disk is not mounted, and what would be
     /// written then would lie below it. Asks the disk: not for a coroutine.
+    pub fn must_have_its_disk(&self) -> io::Result<()> {
+        self.shelf.must_have_its_disk()
+    }
+
+    /// Whether, besides, records go to where the next start looks for them. Asks the disk: not for a coroutine.
     pub fn must_be_in_place(&self) -> io::Result<()> {
-        let there = root_of(&self.path)?;
-        let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
-        if there != *root {
-            // One that was unplugged has another number when it is back.
-            if !self.shelf.is_of_this_life() {
-                return Err(io::Error::other(REPLACED));
-            }
-            *root = there;
-        }
-        Ok(())
+        self.shelf.must_be_in_place()
     }
 
     /// The file that the client keeps locked.
@@ -274,12 +260,20 @@ impl DataPath {
         if let Err(error) = rustix::fs::access(&*self.path, Access::WRITE_OK | Access::EXEC_OK) {
             return Some(format!("{shown} cannot be written: {error}"));
         }
-        if let Err(error) = self.must_be_in_place() {
+        // Before anything is written there.
+        if let Err(error) = self.must_have_its_disk() {
             return Some(format!("{shown} cannot be used: {error}"));
         }
         match self.keep_lock() {
             Err(error) if !is_out_of_descriptors(&error) => {
                 return Some(format!("{shown} cannot be locked: {error}"));
+            }
+            _ => {}
+        }
+        match self.shelf.keep() {
+            Err(error) if is_full(&error) => self.suspect(&error),
+            Err(error) if !is_out_of_descriptors(&error) => {
+                return Some(format!("{shown} cannot be used: {error}"));
             }
             _ => {}
         }
@@ -346,19 +340,10 @@ fn random_uuid() -> Uuid {
     Builder::from_random_bytes(fastrand::u128(..).to_ne_bytes()).into_uuid()
 }
 
-const REPLACED: &str = "it is another directory than at the start: its disk is not mounted, or it was replaced; bring the first one \
-                        back, or start the client anew";
-
-fn root_of(path: &Path) -> io::Result<Id> {
-    let status = fs::metadata(path)?;
-    Ok((status.dev(), status.ino()))
-}
-
 fn prepare(path: &Path) -> io::Result<(PathBuf, File)> {
     DirBuilder::new().recursive(true).mode(0o755).create(path)?;
     let path = path.canonicalize()?;
-    let file =
-        File::options().create(true).truncate(false).read(true).write(true).open(path.join(LOCK_FILE))?;
+    let file = directory::open_own_file(CWD, &*path.join(LOCK_FILE), OFlags::RDWR | OFlags::CREATE)?;
     lock(&file, &path, LOCK_WAIT)?;
     Ok((path, file))
 }

@@ -7,25 +7,19 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, Thread};
 
 use miniserde::{Deserialize, Serialize, json};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use crate::clock::{LAST_MS, UnixMs};
 use crate::data::directory;
+use crate::data::place::Place;
 use crate::data::remove::remove_tree;
 use crate::data::slots;
 use crate::payload::{LAST_ID, LeftOver, Payload, PayloadId, Status, Usage};
-
-/// The client's own place in DATA_PATH; the prefix is the client's (CONTRACT.md, "Files").
-pub const OWN: &str = ".orchestrator";
-/// In it, a file for each payload, with the name of its directory.
-pub const RECORDS: &str = "records";
-/// In it, what tells that records of an earlier layout have been taken up: none is believed from then on.
-const SETTLED: &str = "settled";
 
 /// Where version 0.1.0 had the record: in the payload's directory.
 const EARLIER_FILE: &str = ".orchestrator.payload";
@@ -186,13 +180,13 @@ impl Record {
 pub struct Shelf(Arc<Inner>);
 
 struct Inner {
-    data_path: PathBuf,
-    /// Open from the start on, so that nothing that is put in its place is taken for it. `None` where it has yet to be made.
-    directory: Mutex<Option<Arc<OwnedFd>>>,
-    /// What [`SETTLED`] holds in this life, by which a disk that comes back is known.
-    life: String,
+    place: Place,
     epochs: Epochs,
+    /// Has all records written anew.
+    refill: OnceLock<Box<Refill>>,
 }
+
+type Refill = dyn Fn() -> io::Result<()> + Send + Sync;
 
 /// What is known to be on the disk: what was written in the epochs before a sync is, once that has worked. The number of the last
 /// such epoch is in [`SYNCED`], with the start of the machine in which it was written: as long as that is the same, nothing
@@ -218,28 +212,25 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 impl Shelf {
     /// That of `data_path`; makes nothing. `life` is what this life, and no other, is known by.
     pub fn of(data_path: &Path, life: String) -> io::Result<Self> {
-        let directory = match open_in(data_path) {
-            Ok(directory) => Some(Arc::new(directory)),
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(errno.into()),
-        };
-        let epochs = Epochs::default();
-        let inner = Inner { data_path: data_path.to_owned(), directory: Mutex::new(directory), life, epochs };
-        let this = Self(Arc::new(inner));
+        let place = Place::of(data_path, life)?;
+        let this = Self(Arc::new(Inner { place, epochs: Epochs::default(), refill: OnceLock::new() }));
         this.read_synced()?;
         Ok(this)
     }
 
+    /// Has this called when the place of the records is another one than before, and lacks all of them.
+    pub fn when_anew(&self, refill: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+        let _ = self.0.refill.set(Box::new(refill));
+    }
+
     /// Whether records of an earlier layout have been taken up.
     pub fn is_settled(&self) -> bool {
-        fs::symlink_metadata(self.settled()).is_ok()
+        self.0.place.is_settled()
     }
 
     /// Reads what was on the disk for sure at the end of the life before.
     fn read_synced(&self) -> io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        let text = match options.open(self.0.data_path.join(OWN).join(SYNCED)) {
+        let text = match self.0.place.open_file(SYNCED, OFlags::RDONLY) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             other => slots::read(&other?)?,
         };
@@ -275,10 +266,7 @@ impl Shelf {
     /// Notes in which start of the machine this is: once nothing is left to be judged by that of the life before.
     pub fn note_boot(&self) -> io::Result<()> {
         let text = format!("{} {}", boot_id(), self.0.epochs.synced.load(Ordering::Relaxed));
-        let mut options = fs::OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false);
-        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        let file = options.open(self.0.data_path.join(OWN).join(SYNCED))?;
+        let file = self.0.place.open_file(SYNCED, OFlags::RDWR | OFlags::CREATE)?;
         match slots::write(&file, text.as_bytes()) {
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 (&file).write_all(&slots::first(text.as_bytes(), SYNCED_BYTES))?;
@@ -313,46 +301,42 @@ impl Shelf {
 
     /// Makes it where there is none.
     pub fn make(&self) -> io::Result<()> {
-        self.directory().map(drop)
+        self.0.place.get().map(drop)
     }
 
     /// Notes that they have, and which life this is.
     pub fn settle(&self) -> io::Result<()> {
-        self.make()?;
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(false);
-        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        options.open(self.settled())?.write_all(self.0.life.as_bytes())
+        self.0.place.settle()
     }
 
-    /// Whether DATA_PATH leads to the place where this life has noted itself, on whichever disk that is.
-    pub fn is_of_this_life(&self) -> bool {
-        let mut options = fs::OpenOptions::new();
-        options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
-        let mut text = String::new();
-        let read =
-            options.open(self.settled()).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-        read.is_ok() && text == self.0.life
+    /// Whether DATA_PATH leads to the same directory as at the start: not so while its disk is not mounted, and what would be
+    /// written then would lie below it.
+    pub fn must_have_its_disk(&self) -> io::Result<()> {
+        self.0.place.root().map(drop)
     }
 
-    fn settled(&self) -> PathBuf {
-        self.0.data_path.join(OWN).join(SETTLED)
+    /// Whether records go to where the next start looks for them: not so while DATA_PATH is away, or something else in its place or
+    /// in the place of the records.
+    pub fn must_be_in_place(&self) -> io::Result<()> {
+        self.0.place.must_be_there()
     }
 
-    /// Whether it is still what DATA_PATH leads to: not so while that is away, or something else in its place.
-    pub fn is_in_place(&self) -> bool {
-        let ours = self.current().and_then(|directory| directory::id_of(&*directory).ok());
-        ours.is_some() && open_in(&self.0.data_path).and_then(directory::id_of).ok() == ours
+    /// Sees to it that they do, as far as DATA_PATH is there: a place that is gone is made anew, and all records are written to it.
+    pub fn keep(&self) -> io::Result<()> {
+        self.0.place.keep(|| {
+            self.note_boot()?;
+            self.0.refill.get().map_or(Ok(()), |refill| refill())
+        })
     }
 
     /// The directories of the payloads that have a record.
     pub fn directories(&self) -> io::Result<Vec<PathBuf>> {
-        let Some(directory) = self.current() else { return Ok(Vec::new()) };
+        let Some(directory) = self.0.place.current() else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for entry in Dir::read_from(&*directory)? {
             let entry = entry?;
             if let Some(name) = entry.file_name().to_str().ok().filter(|name| is_name(name)) {
-                found.push(self.0.data_path.join(name));
+                found.push(self.0.place.data_path().join(name));
             }
         }
         Ok(found)
@@ -360,15 +344,15 @@ impl Shelf {
 
     /// Reads the record of the payload in `directory`.
     pub fn load(&self, directory: &Path) -> Result<Payload, RecordError> {
-        let place = self.current().ok_or(RecordError::Missing)?;
+        let place = self.0.place.current().ok_or(RecordError::Missing)?;
         let file = match open_record(&place, &name_of(directory), OFlags::RDONLY) {
-            Err(Errno::NOENT) => return Err(RecordError::Missing),
-            other => other.map_err(|errno| RecordError::Read(errno.into()))?,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(RecordError::Missing),
+            other => other.map_err(RecordError::Read)?,
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(RecordError::Read)?;
         if bytes.is_empty() {
-            return Err(RecordError::Missing); // cut off before it was written
+            return Err(RecordError::Missing); // cut off before it was written, or while its directory was removed
         }
         let text = slots::newest(&bytes).ok_or(RecordError::Damaged("no checksum in it is right"))?;
         let (payload, epoch) = payload_of(text, directory)?;
@@ -388,10 +372,12 @@ impl Shelf {
         let is_in_epoch = durability == Durability::Process;
         record.epoch = is_in_epoch.then(|| self.0.epochs.current.load(Ordering::Acquire));
         let (name, text) = (name_of(Path::new(&payload.loc)), record.to_bytes());
-        let place = self.directory()?;
+        let place = self.0.place.get()?;
         let saved = save_in(&place, &name, &text, durability).or_else(|error| {
-            // The disk may have come back as another one, or all that was in DATA_PATH have been removed.
-            let there = self.reopened(&place).ok_or(error)?;
+            // The disk may have come back as another one, or all that was in DATA_PATH have been removed, or closed.
+            let there = self.keep().and_then(|()| self.0.place.get()).ok();
+            let is_closed = error.kind() == ErrorKind::PermissionDenied;
+            let there = there.filter(|there| is_closed || !Arc::ptr_eq(there, &place)).ok_or(error)?;
             save_in(&there, &name, &text, durability)
         });
         if is_in_epoch {
@@ -400,51 +386,25 @@ impl Shelf {
         saved
     }
 
-    /// Removes the record of a payload, then its directory: what is left of a removal that was cut off is no payload to the next
-    /// life, and is not handed out as a result. Nothing to remove is no error; a DATA_PATH that is away is.
+    /// Empties the record of a payload, removes its directory, then the record: what is left of a removal that was cut off is no
+    /// payload to the next life, is not handed out as a result, and is known for what it is. Nothing to remove is no error; a
+    /// DATA_PATH that is away is.
     pub fn discard(&self, directory: &Path, durability: Durability) -> io::Result<()> {
-        let place = self.directory()?;
-        if !self.is_in_place() {
-            return Err(io::Error::new(ErrorKind::NotFound, "DATA_PATH is away"));
+        let place = self.0.place.get()?;
+        self.must_be_in_place()?;
+        let name = name_of(directory);
+        // It was never noted, or something else is in the place of the record, where there is none of ours.
+        if let Ok(file) = open_record(&place, &name, OFlags::WRONLY)
+            && is_own(&file)
+        {
+            file.set_len(0)?;
+            flush(&file, durability)?;
         }
-        match unlinkat(&place, &*name_of(directory), AtFlags::empty()) {
-            Ok(()) if durability == Durability::Power => rustix::fs::fsync(&place)?,
-            // It was never noted, or something else is in the place of the record.
-            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
-            Err(errno) => return Err(errno.into()),
+        remove_tree(directory)?;
+        match unlinkat(&place, &*name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => Ok(()),
+            Err(errno) => Err(errno.into()),
         }
-        remove_tree(directory)
-    }
-
-    fn current(&self) -> Option<Arc<OwnedFd>> {
-        self.0.directory.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Makes it where there is none.
-    fn directory(&self) -> io::Result<Arc<OwnedFd>> {
-        let mut directory = self.0.directory.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(directory) = &*directory {
-            return Ok(Arc::clone(directory));
-        }
-        let made = Arc::new(make_in(&self.0.data_path)?);
-        *directory = Some(Arc::clone(&made));
-        Ok(made)
-    }
-
-    /// That of the place which DATA_PATH leads to now, if it is another one and of this life. A new one where it was removed.
-    fn reopened(&self, before: &OwnedFd) -> Option<Arc<OwnedFd>> {
-        let is_removed = rustix::fs::fstat(before).is_ok_and(|status| status.st_nlink == 0);
-        let there = if is_removed {
-            make_in(&self.0.data_path).ok()?
-        } else {
-            open_in(&self.0.data_path).ok().filter(|_| self.is_of_this_life())?
-        };
-        if directory::id_of(&there).ok()? == directory::id_of(before).ok()? {
-            return None;
-        }
-        let there = Arc::new(there);
-        *self.0.directory.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&there));
-        Some(there)
     }
 }
 
@@ -453,40 +413,29 @@ fn is_name(name: &str) -> bool {
     name.len() == 36 && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
-/// Follows no link: payloads can write to DATA_PATH.
-fn open_in(data_path: &Path) -> Result<OwnedFd, Errno> {
-    let root = openat(CWD, data_path, directory::FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?;
-    let own = openat(&root, OWN, directory::FLAGS, Mode::empty())?;
-    openat(&own, RECORDS, directory::FLAGS, Mode::empty())
-}
-
-fn make_in(data_path: &Path) -> Result<OwnedFd, Errno> {
-    let root = openat(CWD, data_path, directory::FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?;
-    let make = |at: &OwnedFd, name: &str| match mkdirat(at, name, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => openat(at, name, directory::FLAGS, Mode::empty()),
-        Err(errno) => Err(errno),
-    };
-    make(&make(&root, OWN)?, RECORDS)
-}
-
 /// NONBLOCK: the name may have become a pipe.
-fn open_record(shelf: &OwnedFd, name: &str, access: OFlags) -> Result<File, Errno> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    openat(shelf, name, flags, Mode::empty()).map(File::from)
+fn open_record(shelf: &OwnedFd, name: &str, access: OFlags) -> io::Result<File> {
+    directory::open_own_file(shelf, name, access | OFlags::NOFOLLOW | OFlags::NONBLOCK)
 }
 
 fn save_in(shelf: &OwnedFd, name: &str, text: &[u8], durability: Durability) -> io::Result<()> {
     match open_record(shelf, name, OFlags::RDWR) {
-        Err(Errno::NOENT) => create(shelf, name, text, durability),
+        Err(error) if error.kind() == ErrorKind::NotFound => create(shelf, name, text, durability),
         Ok(file) if is_own(&file) => match slots::write(&file, text) {
             Ok(()) => flush(&file, durability),
             Err(error) if error.kind() == ErrorKind::InvalidData => replace(shelf, name, text, durability),
             Err(error) => Err(error),
         },
+        Err(error) if !is_of_the_name(&error) => Err(error),
         // Somebody has put something of his own there.
-        Ok(_) | Err(Errno::LOOP | Errno::ISDIR | Errno::NXIO) => replace(shelf, name, text, durability),
-        Err(errno) => Err(errno.into()),
+        _ => replace(shelf, name, text, durability),
     }
+}
+
+/// Something else is there than a file of ours.
+fn is_of_the_name(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS))
 }
 
 fn is_own(file: &File) -> bool {
@@ -522,6 +471,18 @@ fn replace(shelf: &OwnedFd, name: &str, text: &[u8], durability: Durability) -> 
         rustix::fs::fsync(shelf)?;
     }
     Ok(())
+}
+
+/// What a directory has once its payload has been started, or been noted by version 0.1.0: no upload brings them, so it is no half
+/// of one.
+const TRACES: [&str; 4] = [EARLIER_FILE, ".orchestrator.exit", ".orchestrator.out", ".orchestrator.err"];
+
+/// Whether a directory is more than half of an upload. One that cannot be looked into is.
+pub fn has_traces(directory: &Path) -> bool {
+    TRACES.iter().any(|name| match fs::symlink_metadata(directory.join(name)) {
+        Err(error) => error.kind() != ErrorKind::NotFound,
+        Ok(_) => true,
+    })
 }
 
 /// Reads the record that version 0.1.0 left in the payload's directory.
@@ -599,6 +560,7 @@ fn name_of(directory: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::place::{OWN, RECORDS};
     use crate::payload::{Outcome, seconds};
     use std::time::Duration;
 

@@ -14,7 +14,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::{CWD, OFlags};
+
 use super::processes::{STRAYS_WAIT, end_strays};
+use crate::data::directory;
 use crate::data::path::lock_soon;
 use crate::event;
 use crate::log;
@@ -93,7 +96,7 @@ fn spawn(data_path: &Path) -> io::Result<Guard> {
 }
 
 fn lock(data_path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_path.join(LOCK_FILE))?;
+    let file = directory::open_own_file(CWD, &*data_path.join(LOCK_FILE), OFlags::WRONLY | OFlags::CREATE)?;
     lock_soon(&file, LOCK_WAIT)?;
     Ok(file)
 }

@@ -143,8 +143,19 @@ impl Settings {
 
     /// The error for a DATA_PATH that turns out not to be usable.
     pub fn refuse_data_path(path: &Path, why: &io::Error) -> String {
-        let accepts = table::DATA_PATH.accepts;
-        format!("DATA_PATH={} is not accepted: it takes {accepts} ({why})", path.display())
+        let (shown, accepts) = (path.display(), table::DATA_PATH.accepts);
+        match why.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidFilename => {
+                format!("DATA_PATH={shown} is not accepted: it takes {accepts} ({why})")
+            }
+            // It is such a directory.
+            _ => format!("DATA_PATH={shown} cannot be used: {why}"),
+        }
     }
 
     /// The error for an address that cannot be listened on.

@@ -143,6 +143,12 @@ impl Store {
         Ok(waits)
     }
 
+    /// The payloads that have a record: all that are not cleaned.
+    pub fn known(&self) -> Result<Vec<PayloadId>, StoreError> {
+        self.lock()
+            .list("SELECT id FROM payload WHERE cleaned_clock IS NULL ORDER BY id", [], |row| row.get(0))
+    }
+
     /// The payload that waits the longest.
     pub fn next_waiting(&self) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!("SELECT"; "FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1");

@@ -55,6 +55,8 @@ impl Records {
             wake: Condvar::new(),
         });
         let this = Self { shared: Arc::clone(&shared) };
+        let all = Arc::clone(&shared);
+        shared.shelf.when_anew(move || all.owe_all().map_err(io::Error::other));
         thread::Builder::new().name("records".to_owned()).spawn(move || shared.settle())?;
         Ok(this)
     }
@@ -62,6 +64,11 @@ impl Records {
     /// What a record must withstand.
     pub fn durability(&self) -> Durability {
         self.shared.durability
+    }
+
+    /// DATA_PATH.
+    pub fn data_path(&self) -> &DataPath {
+        &self.shared.data_path
     }
 
     /// Writes the first record of a payload that the store does not have yet. After an error nothing is owed, nothing was taken.
@@ -130,6 +137,14 @@ impl Shared {
     fn owe(&self, id: PayloadId) {
         self.owed().insert(id, false);
         self.wake.notify_one();
+    }
+
+    /// All that is known is owed to a place that has nothing of it.
+    fn owe_all(&self) -> Result<(), StoreError> {
+        for id in self.store.known()? {
+            self.owe(id);
+        }
+        Ok(())
     }
 
     /// In the payload's turn. Gives what is on the disk then; `None` if the payload is cleaned. What fails is owed.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::{MonotonicMs, now_ms};
+use crate::data::ids::{Ids, was_earlier_here};
 use crate::data::path::DataPath;
 use crate::data::record::{self, RecordError};
 use crate::data::remove::remove_tree;
@@ -39,8 +40,10 @@ pub struct Found {
     lost: Vec<Payload>,
     /// Directories whose records were not.
     unknown_since_cut: Vec<PathBuf>,
-    /// Directories without a record: halves of uploads, and what is left of cleaned payloads.
+    /// Directories without a record whose payload was never started: halves of uploads, and what is left of cleaned payloads.
     unknown: Vec<PathBuf>,
+    /// How many of the leftovers have lost their record.
+    without_record: u32,
     /// Directories that no row knows; they go by age.
     leftovers: Vec<PathBuf>,
     /// Directories that have their record in them still, as version 0.1.0 left it.
@@ -62,15 +65,19 @@ pub fn find(data_path: &DataPath) -> io::Result<Found> {
         directories.remove(&directory);
         found.sort_in(shelf.load(&directory), directory, &mut ids, shelf.is_after_cut());
     }
-    // What payloads may have made up is not believed, so only as long as there is no other.
-    let is_settled = shelf.is_settled();
+    // What payloads may have made up is not believed, so only where version 0.1.0 has been at work since.
+    let has_earlier = has_earlier(data_path)?;
     for directory in directories {
-        if is_settled {
-            found.unknown.push(directory);
-        } else {
-            found.earlier.push(directory.clone());
-            found.sort_in(record::load_earlier(&directory), directory, &mut ids, false);
+        let loaded = if has_earlier { record::load_earlier(&directory) } else { Err(RecordError::Missing) };
+        if matches!(loaded, Err(RecordError::Missing)) && record::has_traces(&directory) {
+            found.without_record += 1;
+            found.leftovers.push(directory);
+            continue;
         }
+        if loaded.is_ok() {
+            found.earlier.push(directory.clone());
+        }
+        found.sort_in(loaded, directory, &mut ids, false);
     }
     found.may_have_strays = !found.cut_off.is_empty();
     Ok(found)
@@ -83,8 +90,13 @@ pub fn find_leftovers(data_path: &DataPath) -> io::Result<Found> {
     leftovers.extend(data_path.shelf().directories()?);
     leftovers.sort_unstable();
     leftovers.dedup();
-    let has_earlier = !leftovers.is_empty() && !data_path.shelf().is_settled();
+    let has_earlier = !leftovers.is_empty() && has_earlier(data_path)?;
     Ok(Found { may_have_strays: !leftovers.is_empty(), leftovers, has_earlier, ..Found::default() })
+}
+
+/// Whether version 0.1.0 may have left records in the directories of payloads that no start has taken up.
+fn has_earlier(data_path: &DataPath) -> io::Result<bool> {
+    Ok(!data_path.shelf().is_settled() || was_earlier_here(&data_path.lock_file())?)
 }
 
 impl Found {
@@ -134,12 +146,13 @@ impl Found {
     pub fn take_up(
         self,
         store: &Store,
-        data_path: &DataPath,
         max_age: Duration,
+        ids: &Ids,
         records: &Records,
         remover: &Remover,
         end_strays: fn(&Path),
     ) -> Result<Vec<PathBuf>, StoreError> {
+        let data_path = records.data_path();
         let mut counts = Counts::default();
         let oldest = max_age.saturating_sub(max_age.min(SPARED));
         let oldest = MonotonicMs::try_from(oldest.as_millis()).unwrap_or(MonotonicMs::MAX);
@@ -165,6 +178,17 @@ impl Found {
             );
             remover.remove(directory);
         }
+        if self.without_record > 0 {
+            counts.without_record += self.without_record;
+            event!(
+                Warn,
+                "directories of payloads that were started have no record: the client's own place in DATA_PATH (.orchestrator) was \
+                 removed or replaced; their ids are unknown, and they are kept until MAX_AGE after their \
+                 last change",
+                directories = self.without_record,
+                data_path = data_path.path().display()
+            );
+        }
         for directory in &self.unknown_since_cut {
             event!(
                 Warn,
@@ -189,7 +213,11 @@ impl Found {
         }
         let moved = move_in(store, &self.earlier, records);
         if let Err(error) = moved.and_then(|()| {
-            if self.has_earlier { data_path.shelf().make() } else { data_path.shelf().settle() }
+            if self.has_earlier {
+                return data_path.shelf().make();
+            }
+            data_path.shelf().settle()?;
+            ids.forget_earlier()
         }) {
             event!(Error, "cannot note what was taken up; the next start does it again", error = error);
         } else if let Err(error) = data_path.shelf().note_boot() {

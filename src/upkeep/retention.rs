@@ -143,7 +143,7 @@ impl Cleaner {
     fn clean(&mut self) {
         self.remover.try_again();
         // What is away is not gone: nobody is told so before it can be removed.
-        if !self.remover.shelf.is_in_place() {
+        if self.remover.shelf.must_be_in_place().is_err() {
             return;
         }
         let max_age_ms = MonotonicMs::try_from(self.max_age.as_millis()).unwrap_or(MonotonicMs::MAX);

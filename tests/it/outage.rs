@@ -154,6 +154,39 @@ fn what_waits_for_its_host_is_run_by_the_next_life_if_this_one_ends() {
     assert_eq!(fs::read_to_string(journal).unwrap(), "0\n1\n2\n");
 }
 
+/// A payload is of the same user as the client: it can close what is the client's own, and the client opens it.
+#[test]
+fn what_a_payload_closes_of_the_clients_own_is_opened() {
+    let home = tempfile::tempdir().unwrap();
+    let closings = ["chmod 0 ../.orchestrator/records ../.orchestrator", "chmod -R a-w ../.orchestrator*"];
+    let mut ids: Vec<String> = Vec::new();
+    for closing in closings {
+        let Some(client) = as_another(home.path(), &[]) else { return };
+        for id in &ids {
+            client.result(id).file(".orchestrator.out");
+        }
+        ids.push(client.run("echo on"));
+        client.result(ids.last().unwrap());
+        ids.push(client.run(closing));
+        client.result(ids.last().unwrap());
+        // The record of one that is submitted now can be written and is found.
+        assert_eq!(client.get("/ready").status, 200);
+        ids.push(client.run("echo on"));
+        client.result(ids.last().unwrap());
+        drop(client);
+        // The life that just ended may have opened them again.
+        let own = home.path().join("data/.orchestrator");
+        fs::set_permissions(own.join("records"), fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(home.path().join("data/.orchestrator.lock"), fs::Permissions::from_mode(0o444))
+            .unwrap();
+    }
+    let client = as_another(home.path(), &[]).unwrap();
+    for id in &ids {
+        client.result(id).file(".orchestrator.out");
+    }
+}
+
 #[test]
 fn no_result_is_told_to_be_gone_while_the_data_path_is_closed_or_away() {
     let home = tempfile::tempdir().unwrap();

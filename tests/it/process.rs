@@ -440,14 +440,37 @@ fn a_data_path_that_cannot_be_used_ends_with_2_and_one_line_and_no_other_is_take
         let arguments = ["client", "--port", "0", "--host", "127.0.0.1"];
         let ended = run(&arguments, &[("DATA_PATH", path.as_os_str())]);
         let line = ended.complaint(2);
-        let expected = format!(
-            "DATA_PATH={} is not accepted: it takes a directory that can be made and written (",
-            path.display()
-        );
+        // Only what is said helps: another client's directory can be made and written.
+        let why = if *path == used.data {
+            "cannot be used: another client uses it; give each its own"
+        } else {
+            "is not accepted: it takes a directory that can be made and written ("
+        };
+        let expected = format!("DATA_PATH={} {why}", path.display());
         assert!(line.starts_with(&expected), "{ended:?}");
     }
     assert_eq!(fs::read(&file).unwrap(), b"precious");
     used.must_be_well_and_empty("another client tried its directory");
+}
+
+#[test]
+fn descriptors_that_are_used_up_are_no_fault_of_the_data_path() {
+    let home = tempfile::tempdir().unwrap();
+    let mut told = Vec::new();
+    for descriptors in 6..16 {
+        let script = format!(r#"ulimit -n {descriptors}; exec timeout 2 "$@""#);
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh"]).arg(binary());
+        command.args(["client", "--host", "127.0.0.1", "--port", "0", "--data-path"]).arg(home.path());
+        let output = command.output().unwrap();
+        let line = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!line.contains("it takes a directory"), "{line}");
+        if line.contains("cannot open DATA_PATH=") {
+            assert!(line.contains("ulimit -n"), "{line}");
+            told.push(output.status.code());
+        }
+    }
+    assert!(!told.is_empty() && told.iter().all(|code| *code == Some(1)), "{told:?}");
 }
 
 /// Starts a client without DATA_PATH in `directory`, with an empty `/opt` of its own that `prepare` has seen. `None` where
@@ -541,7 +564,7 @@ fn a_default_data_path_that_another_client_has_is_not_passed_over() {
     }
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(
-        told.contains("DATA_PATH=/opt/data is not accepted") && told.contains("another client uses it"),
+        told.contains("DATA_PATH=/opt/data cannot be used") && told.contains("another client uses it"),
         "{told}"
     );
     assert!(!home.path().join("data").exists());

@@ -281,6 +281,10 @@ fn a_record_that_is_damaged_or_copied_is_told_and_left_alone() {
         assert!(directory.join("run.sh").exists(), "{}", directory.display());
     }
     assert_eq!(next.log().matches("payload cannot be taken up").count(), 2, "{}", next.log());
+    assert!(next.log().contains(&damaged.display().to_string()), "{}", next.log());
+    // It may have been given: nobody can know.
+    let lost = ids.iter().map(|id| next.get(&format!("/retrieve/{id}"))).find(|answer| answer.status == 404);
+    assert!(lost.unwrap().text().contains("or its record was lost or damaged"));
 }
 
 #[test]
@@ -352,6 +356,135 @@ fn a_payload_forges_no_record() {
     let next = Client::at(&data, &[]);
     assert_eq!(next.get("/retrieve/777").error(404), "unknown_id");
     assert_eq!(next.get(&format!("/retrieve/{id}")).json("exit_code").as_deref(), Some("3"));
+}
+
+const NEW_PLACE: &str = "the client's own place in the data path was removed, moved or replaced";
+
+fn payload_directories(data: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(data).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.join("run.sh").exists()).collect()
+}
+
+/// A payload can take away the place where the next start looks for the records.
+#[test]
+fn a_place_that_is_moved_away_is_made_anew_with_all_records() {
+    for taken_away in [
+        "mv ../.orchestrator ../gone; mkdir -p ../.orchestrator/records",
+        "mv ../.orchestrator/records ../gone",
+        "rm -r ../.orchestrator",
+    ] {
+        let (_home, data) = place();
+        let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+        let ended = first.run("echo on > made");
+        first.result(&ended);
+        let mover = first.run(taken_away);
+        first.result(&mover);
+        // At once, and after a look.
+        let at_once = first.run("echo on > made");
+        first.wait_for_log(NEW_PLACE);
+        let running = first.run(FOR_EVER);
+        first.wait_for_file(&running, "pid");
+        let waiting = first.run("echo on > made");
+        wait_for("all records", || {
+            payload_directories(&data).iter().all(|one| !record_of(one).is_empty()).then_some(())
+        });
+        assert_eq!(first.get("/ready").status, 200);
+        assert_eq!(first.log().matches(NEW_PLACE).count(), 1, "{}", first.log());
+        first.kill();
+        let next = Client::at(&data, &[]);
+        for id in [&ended, &at_once, &waiting] {
+            assert_eq!(next.result(id).file("made"), "on\n", "{taken_away}");
+        }
+        assert_eq!(next.get(&format!("/retrieve/{mover}")).status, 200);
+        assert_eq!(next.ended(&running).json("status").as_deref(), Some("Failed"));
+    }
+}
+
+/// Nothing is answered 200 that the next start would not find.
+#[test]
+fn a_place_that_cannot_be_made_anew_is_told_and_nothing_is_taken() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    let ended = first.run("echo on > made");
+    first.result(&ended);
+    let [directory] = payload_directories(&data).try_into().unwrap();
+    let own = data.join(".orchestrator");
+    fs::rename(&own, data.join("gone")).unwrap();
+    fs::write(&own, "in its place").unwrap();
+    let refused = wire::submit_form(first.address, &wire::form(&[("run.sh", b"true")]));
+    assert_eq!(refused.error(503), "disk_failed");
+    wait_for("the reason", || {
+        let ready = first.get("/ready");
+        (ready.status == 503 && ready.text().contains(".orchestrator is no directory")).then_some(())
+    });
+    assert!(first.log().contains("remove what is there"), "{}", first.log());
+    assert_eq!(fs::read_to_string(&own).unwrap(), "in its place");
+    fs::remove_file(&own).unwrap();
+    wait_for("a place that is made anew", || (first.get("/ready").status == 200).then_some(()));
+    wait_for("its record", || (!record_of(&directory).is_empty()).then_some(()));
+    first.kill();
+    assert_eq!(Client::at(&data, &[]).result(&ended).file("made"), "on\n");
+}
+
+/// What was started is no half of an upload, whatever became of its record.
+#[test]
+fn results_without_a_record_are_kept_until_max_age_and_told() {
+    let (_home, data) = place();
+    let first = Client::at(&data, &[]);
+    for _ in 0..2 {
+        first.result(&first.run("echo result > made"));
+    }
+    first.kill();
+    fs::remove_dir_all(data.join(".orchestrator")).unwrap();
+    let half = data.join("1b8e9a4c-5a0f-4d27-9f0e-0d1c2b3a4f52");
+    fs::create_dir(&half).unwrap();
+    for _ in 0..2 {
+        let next = Client::at(&data, &[]);
+        next.wait_for_log("have no record");
+        assert!(next.log().contains("directories=2"), "{}", next.log());
+        assert!(next.log().contains("kept until MAX_AGE"), "{}", next.log());
+        wait_for("the removal of what is half", || (!half.exists()).then_some(()));
+        assert_eq!(payload_directories(&data).len(), 2);
+        next.kill();
+    }
+    let _last = Client::at(&data, &[("MAX_AGE", "1")]);
+    wait_for("their removal by age", || payload_directories(&data).is_empty().then_some(()));
+}
+
+/// Who goes back to version 0.1.0 and comes again finds what it left taken up, and what no version vouches for kept.
+#[test]
+fn what_version_0_1_0_left_after_a_rollback_is_taken_up() {
+    for was_there in [true, false] {
+        let (_home, data) = place();
+        let first = Client::at(&data, &[]);
+        let kept = first.run("echo on > made");
+        first.result(&kept);
+        let known = payload_directories(&data);
+        let id = first.run("echo on > made");
+        first.result(&id);
+        first.kill();
+        let directory = payload_directories(&data).into_iter().find(|one| !known.contains(one)).unwrap();
+        fs::write(directory.join(".orchestrator.payload"), record_of(&directory) + "   \n").unwrap();
+        fs::remove_file(record_path(&directory)).unwrap();
+        let lock = fs::File::options().write(true).open(data.join(".orchestrator.lock")).unwrap();
+        let mark = id.parse::<u32>().unwrap() + 5000;
+        if was_there {
+            (&lock).write_all(format!("{mark:010}\n").as_bytes()).unwrap();
+        }
+        for _ in 0..2 {
+            let next = Client::at(&data, &[]);
+            assert_eq!(next.result(&kept).file("made"), "on\n");
+            assert!(directory.join("made").exists());
+            if was_there {
+                assert_eq!(next.result(&id).file("made"), "on\n");
+                assert!(!directory.join(".orchestrator.payload").exists());
+                assert!(next.run("true").parse::<u32>().unwrap() >= mark);
+            } else {
+                assert_eq!(next.get(&format!("/retrieve/{id}")).error(404), "unknown_id");
+            }
+            next.kill();
+        }
+    }
 }
 
 /// Under load, in every state, again and again: each payload has one outcome, and it is the right one.
