@@ -1,7 +1,9 @@
 //! What a payload is: its id, its status words, its outcome, and the JSON that callers see (`CONTRACT.md`, "Payload").
 //! No storage, no process and no HTTP here.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use miniserde::Serialize;
@@ -143,7 +145,7 @@ pub struct Payload {
     /// The status that it has got since, as long as that is not on the disk: nobody is told so before.
     pub unnoted: Option<Status>,
     /// Absolute path of its directory.
-    pub loc: String,
+    pub loc: PathBuf,
     /// Process id of `run.sh`, once started.
     pub pid: Option<u32>,
     /// Whether it was killed: for good, whatever the status says yet.
@@ -173,7 +175,7 @@ pub struct Payload {
 struct Wire<'a> {
     id: PayloadId,
     status: Status,
-    loc: &'a str,
+    loc: Cow<'a, str>,
     /// 0 before the start: server 2.3 takes `null` for a broken answer and gives the job up.
     pid: u32,
     killed: bool,
@@ -192,7 +194,7 @@ struct Input {}
 
 impl Payload {
     /// A payload that has just been received and waits for a slot.
-    pub fn prepared(id: PayloadId, loc: String) -> Self {
+    pub fn prepared(id: PayloadId, loc: PathBuf) -> Self {
         Self {
             id,
             status: Status::Prepared,
@@ -270,7 +272,8 @@ impl Payload {
         let mut json = miniserde::json::to_string(&Wire {
             id: self.id,
             status: self.status,
-            loc: &self.loc,
+            // What is not UTF-8 is shown by replacement characters: JSON has nothing else.
+            loc: self.loc.to_string_lossy(),
             pid: self.pid.unwrap_or(0),
             killed: self.killed,
             input: Input {},
@@ -355,7 +358,7 @@ mod tests {
             id: 731_094,
             status: Status::Failed,
             unnoted: None,
-            loc: "/opt/data/5f0c \"x\"".to_owned(),
+            loc: "/opt/data/5f0c \"x\"".into(),
             pid: Some(4242),
             killed: false,
             exit_code: Some(3),
@@ -404,7 +407,7 @@ mod tests {
             (LAST_MS, "9999-12-31T23:59:59Z"),
             (UnixMs::MAX, "9999-12-31T23:59:59Z"),
         ] {
-            let started = Payload { started_at: Some(at), ..Payload::prepared(1, String::new()) };
+            let started = Payload { started_at: Some(at), ..Payload::prepared(1, PathBuf::new()) };
             assert!(started.to_json().contains(&format!(r#""started_at":"{told}""#)), "{at}");
         }
     }

@@ -96,7 +96,7 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
     }
     let source = Source {
         id: payload.id,
-        directory: PathBuf::from(&payload.loc),
+        directory: payload.loc.clone(),
         is_final: payload.has_ended(),
         data_path: api.data_path.clone(),
         store: api.store.clone(),

@@ -101,7 +101,7 @@ impl Api {
         }
         file_system.map_or(Ok(()), FileSystem::sync).map_err(Refused::Note)?;
         let id = self.ids.take().map_err(Refused::Id)?;
-        let payload = Payload::prepared(id, directory.to_string_lossy().into_owned());
+        let payload = Payload::prepared(id, directory.to_owned());
         // Not by `records`: nothing is owed of a payload that was not taken.
         self.records.note_first(&payload).map_err(Refused::Note)?;
         // A record that the next start does not find is none.

@@ -95,7 +95,7 @@ impl Record {
     pub fn of(payload: &Payload) -> Self {
         Self {
             version: VERSION,
-            directory: name_of(Path::new(&payload.loc)),
+            directory: name_of(&payload.loc),
             id: payload.id,
             // Nobody is told of a kill or an end before the next life would know of it: the record comes first.
             status: payload.unnoted.unwrap_or(payload.status),
@@ -159,7 +159,7 @@ impl Record {
             id: self.id,
             status: self.status,
             unnoted: None,
-            loc: directory.to_string_lossy().into_owned(),
+            loc: directory.to_owned(),
             pid: self.pid,
             killed: self.killed,
             exit_code: self.exit_code,
@@ -371,7 +371,7 @@ impl Shelf {
         // Before it is written: all that it speaks of has been.
         let is_in_epoch = durability == Durability::Process;
         record.epoch = is_in_epoch.then(|| self.0.epochs.current.load(Ordering::Acquire));
-        let (name, text) = (name_of(Path::new(&payload.loc)), record.to_bytes());
+        let (name, text) = (name_of(&payload.loc), record.to_bytes());
         let place = self.0.place.get()?;
         let saved = save_in(&place, &name, &text, durability).or_else(|error| {
             // The disk may have come back as another one, or all that was in DATA_PATH have been removed, or closed.
@@ -570,7 +570,7 @@ mod tests {
     fn place() -> (tempfile::TempDir, Shelf, Payload) {
         let home = tempfile::tempdir().expect("a temporary directory");
         let shelf = shelf_of(home.path()).expect("none is there");
-        let payload = Payload::prepared(7, home.path().join(NAME).to_str().expect("UTF-8").to_owned());
+        let payload = Payload::prepared(7, home.path().join(NAME));
         (home, shelf, payload)
     }
 
@@ -579,12 +579,12 @@ mod tests {
     }
 
     fn path(payload: &Payload) -> PathBuf {
-        let directory = Path::new(&payload.loc);
+        let directory = &payload.loc;
         directory.parent().expect("DATA_PATH").join(OWN).join(RECORDS).join(NAME)
     }
 
     fn load(shelf: &Shelf, payload: &Payload) -> Result<Payload, RecordError> {
-        shelf.load(Path::new(&payload.loc))
+        shelf.load(&payload.loc)
     }
 
     #[test]
@@ -674,7 +674,7 @@ mod tests {
     #[test]
     fn what_is_left_of_a_removal_that_failed_is_no_payload() {
         let (_home, shelf, payload) = place();
-        let directory = Path::new(&payload.loc);
+        let directory = &payload.loc;
         for durability in [Durability::Process, Durability::Power] {
             fs::create_dir(directory).expect("made");
             shelf.save(&payload, durability).expect("saved");
@@ -691,7 +691,7 @@ mod tests {
         let data = home.path().join("data");
         fs::create_dir(&data).expect("made");
         let shelf = shelf_of(&data).expect("none is there");
-        let payload = Payload { loc: data.join(NAME).to_str().expect("UTF-8").to_owned(), ..payload };
+        let payload = Payload { loc: data.join(NAME), ..payload };
         shelf.save(&payload, Durability::Process).expect("saved");
         let away = home.path().join("away");
         fs::rename(&data, &away).expect("moved");
@@ -699,7 +699,7 @@ mod tests {
             if is_other_there {
                 fs::create_dir(&data).expect("made");
             }
-            assert!(shelf.discard(Path::new(&payload.loc), Durability::Process).is_err());
+            assert!(shelf.discard(&payload.loc, Durability::Process).is_err());
             let running = Payload { status: Status::Running, ..payload.clone() };
             shelf.save(&running, Durability::Process).expect("saved");
             assert!(!data.join(OWN).exists());
@@ -739,7 +739,7 @@ mod tests {
     #[test]
     fn a_record_of_version_0_1_0_is_read_and_forgotten() {
         let (_home, _, payload) = place();
-        let directory = Path::new(&payload.loc);
+        let directory = &payload.loc;
         fs::create_dir(directory).expect("made");
         assert!(matches!(load_earlier(directory), Err(RecordError::Missing)));
         let mut text = Record::of(&payload).to_bytes();

@@ -127,7 +127,7 @@ impl Starter {
             return self.put_off(Some(trouble));
         }
         if let Ok(Some(next)) = self.ends.store.next_waiting() {
-            let directory = Path::new(&next.loc);
+            let directory = &next.loc;
             if let Err(error) = Launcher::try_streams(directory)
                 && self.is_of_host(&error, directory)
             {
@@ -178,7 +178,7 @@ impl Starter {
         match self.prepare(payload) {
             Ok(ready) => self.ready.send(Event::Start(ready)),
             Err(error) => {
-                self.not_started(payload.id, Path::new(&payload.loc), &error);
+                self.not_started(payload.id, &payload.loc, &error);
                 self.free_slot();
                 self.ready.wake();
             }
@@ -245,7 +245,7 @@ impl Starter {
     }
 
     fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
-        let directory: Arc<Path> = Path::new(&payload.loc).into();
+        let directory: Arc<Path> = payload.loc.as_path().into();
         script::check(&directory)?;
         let streams = self.launcher.open_streams(payload.id, &directory)?;
         // Before the start: whatever happens from here on, no later life runs it again.

@@ -2,6 +2,9 @@
 //! Every change of status is a compare-and-set in SQL, so that kill, exit and clean-up cannot overwrite one another.
 //! `rusqlite` is named here only. Each call takes microseconds and never yields.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -275,10 +278,10 @@ impl Store {
     }
 
     /// Marks the payloads that ended before `cutoff` as `Cleaned`. Gives the directories to remove, with their ids.
-    pub fn clean(&self, cutoff: MonotonicMs) -> Result<Vec<(PayloadId, String)>, StoreError> {
+    pub fn clean(&self, cutoff: MonotonicMs) -> Result<Vec<(PayloadId, PathBuf)>, StoreError> {
         let sql = "UPDATE payload SET status = 'Cleaned', cleaned_clock = ?2 \
                    WHERE cleaned_clock IS NULL AND ended_clock < ?1 RETURNING id, loc";
-        let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let pair = |row: &Row<'_>| Ok((row.get(0)?, path_of(row, 1)?));
         self.lock().list(sql, params![cutoff, monotonic_ms()], pair)
     }
 
@@ -332,7 +335,7 @@ impl Inner {
             params![
                 payload.id,
                 payload.status.to_string(),
-                payload.loc,
+                payload.loc.as_os_str().as_bytes(),
                 payload.pid,
                 payload.killed,
                 payload.exit_code,
@@ -385,7 +388,7 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
         id: row.get(0)?,
         status: status_of(row.get_ref(1)?.as_str()?)?,
         unnoted: row.get_ref(2)?.as_str_or_null()?.map(status_of).transpose()?,
-        loc: row.get(3)?,
+        loc: path_of(row, 3)?,
         pid: row.get(4)?,
         killed: row.get(5)?,
         exit_code: row.get(6)?,
@@ -405,6 +408,11 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
     })
 }
 
+/// A path need not be UTF-8.
+fn path_of(row: &Row<'_>, index: usize) -> rusqlite::Result<PathBuf> {
+    Ok(OsString::from_vec(row.get(index)?).into())
+}
+
 fn status_of(word: &str) -> rusqlite::Result<Status> {
     Status::from_word(word).map_err(|error| {
         rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(error))
@@ -422,7 +430,7 @@ mod tests {
     use super::*;
 
     fn add(store: &Store, id: PayloadId) -> PayloadId {
-        store.add(&Payload::prepared(id, format!("/{id}")), u32::MAX).expect("added");
+        store.add(&Payload::prepared(id, format!("/{id}").into()), u32::MAX).expect("added");
         id
     }
 
@@ -464,7 +472,7 @@ mod tests {
         let ended = Payload {
             pid: Some(4242),
             started_at: Some(5),
-            ..Payload::prepared(8, "/ended".to_owned()).ended(&failed).noted()
+            ..Payload::prepared(8, "/ended".into()).ended(&failed).noted()
         };
         store.restore(&ended, MonotonicMs::MAX).expect("restored");
         assert_eq!(store.get(8).expect("answers"), Some(Box::new(ended)));
@@ -474,7 +482,7 @@ mod tests {
     #[test]
     fn no_more_wait_than_may() {
         let store = Store::open(|_| ()).expect("opens");
-        let add = |id| store.add(&Payload::prepared(id, String::new()), 2);
+        let add = |id| store.add(&Payload::prepared(id, PathBuf::new()), 2);
         assert!(add(1).is_ok() && add(2).is_ok());
         assert!(matches!(add(3), Err(StoreError::QueueFull)));
         store.claim().expect("answers");
@@ -627,7 +635,7 @@ mod tests {
         for (id, finished_at, is_told) in
             [(1, 5, false), (2, 5, true), (3, now_ms() + (1 << 40), false), (4, now_ms() + (1 << 40), true)]
         {
-            let ended = Payload::prepared(id, format!("/{id}")).ended(&failed).noted();
+            let ended = Payload::prepared(id, format!("/{id}").into()).ended(&failed).noted();
             let ended = Payload { finished_at: Some(finished_at), is_told, ..ended };
             store.restore(&ended, 10_000).expect("restored");
         }
@@ -649,7 +657,7 @@ mod tests {
         store.claim().expect("answers");
         store.kill(ids[1], "still being ended").expect("answers");
         let future = monotonic_ms() + 60_000;
-        assert_eq!(store.clean(future).expect("answers"), [(ids[0], "/1".to_owned())]);
+        assert_eq!(store.clean(future).expect("answers"), [(ids[0], "/1".into())]);
         assert_eq!(store.clean(future).expect("answers"), []);
         assert_eq!(status(&store, ids[0]), Status::Cleaned);
         assert_eq!(store.counts().expect("answers"), Counts { waiting: 1, running: 1 });

@@ -4,7 +4,7 @@ CREATE TABLE payload (
     id            INTEGER PRIMARY KEY,
     status        TEXT    NOT NULL,
     unnoted       TEXT, -- the status that follows once it is on the disk
-    loc           TEXT    NOT NULL,
+    loc           BLOB    NOT NULL,
     pid           INTEGER,
     killed        INTEGER NOT NULL DEFAULT 0, -- for good
     exit_code     INTEGER,

@@ -54,7 +54,7 @@ fn look(
     for payload in running {
         let mut used = Use::default();
         // What cannot be read for another reason is somebody else's error.
-        if let Err(Errno::ACCESS) = used.count(Path::new(&payload.loc), max_disk) {
+        if let Err(Errno::ACCESS) = used.count(&payload.loc, max_disk) {
             used.is_closed = true;
         }
         if used.is_closed && told.insert(payload.id) {
@@ -62,7 +62,7 @@ fn look(
                 Warn,
                 "MAX_DISK does not count what a payload has closed to the client (chmod)",
                 payload = payload.id,
-                directory = payload.loc
+                directory = payload.loc.display()
             );
         }
         if used.bytes > max_disk && !payload.killed {

@@ -186,7 +186,7 @@ impl Shared {
     /// with what its disk has to do with its end.
     fn keep_results(&self, payload: Payload) -> io::Result<Payload> {
         let (Some(code), true) = (payload.shell_code(), payload.is_end_unnoted()) else { return Ok(payload) };
-        let directory = Path::new(&payload.loc).to_owned();
+        let directory = payload.loc.clone();
         let written = self.write_exit_file(&payload, &directory, code);
         let payload = self.explain(payload, &directory, written.as_ref().err())?;
         let is_written = match written {

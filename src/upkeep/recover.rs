@@ -113,7 +113,7 @@ impl Found {
                     Error,
                     "two directories have one payload",
                     payload = payload.id,
-                    directory = payload.loc
+                    directory = payload.loc.display()
                 );
                 self.leftovers.push(directory);
             }
@@ -205,7 +205,7 @@ impl Found {
         }
         for payload in self.lost {
             // What is there of its files is not what they were.
-            let directory = Path::new(&payload.loc).to_owned();
+            let directory = payload.loc.clone();
             counts.count(&end(store, payload, records, POWER_CUT)?);
             if let Err(error) = remove_tree(&directory) {
                 event!(Error, "cannot remove a directory", directory = directory.display(), error = error);

@@ -152,8 +152,8 @@ impl Cleaner {
         match self.store.clean(cutoff) {
             Ok(expired) => {
                 for (id, loc) in expired {
-                    event!(Info, "payload cleaned", payload = id, directory = loc);
-                    self.remover.remove(Path::new(&loc));
+                    event!(Info, "payload cleaned", payload = id, directory = loc.display());
+                    self.remover.remove(&loc);
                 }
             }
             Err(error) => event!(Error, "cannot look for old payloads", error = error.to_string()),

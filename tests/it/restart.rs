@@ -551,3 +551,27 @@ fn no_strays(data: &Path) -> Vec<String> {
         })
         .collect()
 }
+
+/// What the client goes by is the path itself; JSON shows what of it can be shown.
+#[test]
+fn a_data_path_that_is_not_utf_8_works_over_a_restart_too() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let home = tempfile::tempdir().unwrap();
+    let data = home.path().join(std::ffi::OsStr::from_bytes(b"d\xff\xfe ta"));
+    let client = Client::at(&data, &[("MAX_JOBS", "1"), ("MAX_DISK", "100M")]);
+    let done = client.run("#!/bin/sh\necho result > made\n");
+    let files = client.result(&done).files();
+    let failed = client.run("#!/bin/sh\nexit 3\n");
+    let told = client.ended(&failed);
+    assert!(told.json("loc").unwrap().contains('\u{fffd}'), "{}", told.text());
+    let running = client.run("#!/bin/sh\nexec sleep 1000\n");
+    let waiting = client.run("#!/bin/sh\necho waited > made\n");
+    client.retrieve_when(&running, |answer| answer.json("status").as_deref() == Some("Running"));
+    client.kill();
+    let next = Client::at(&data, &[("MAX_JOBS", "1"), ("MAX_AGE", "2")]);
+    assert_eq!(next.result(&done).files(), files);
+    assert_eq!(next.result(&failed).text(), told.text());
+    assert_eq!(next.ended(&running).json("status").as_deref(), Some("Failed"));
+    assert_eq!(next.result(&waiting).file("made"), "waited\n");
+    wait_for("the removal of all", || next.directories().is_empty().then_some(()));
+}
