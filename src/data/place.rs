@@ -126,7 +126,8 @@ impl Place {
         if directory::id_of(&there)? != directory::id_of(&**ours)? {
             event!(
                 Warn,
-                "the client's own place in the data path was removed, moved or replaced; all that is known is written to it anew",
+                "the client's own place in the data path was removed, moved or replaced",
+                meaning = "all that is known is written to it anew",
                 path = self.data_path.join(OWN).display()
             );
             *records = Records { directory: Some(Arc::new(there)), is_anew: true };

@@ -182,9 +182,9 @@ impl Found {
             counts.without_record += self.without_record;
             event!(
                 Warn,
-                "directories of payloads that were started have no record: the client's own place in DATA_PATH (.orchestrator) was \
-                 removed or replaced; their ids are unknown, and they are kept until MAX_AGE after their \
-                 last change",
+                "directories of payloads that were started have no record",
+                meaning = "the client's own place in DATA_PATH (.orchestrator) was removed or replaced; their ids are unknown, and \
+                           they are kept until MAX_AGE after their last change",
                 directories = self.without_record,
                 data_path = data_path.path().display()
             );
