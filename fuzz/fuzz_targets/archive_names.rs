@@ -45,7 +45,7 @@ fuzz_target!(|input: &[u8]| {
     let nodes = make(&directory, &script);
     let mut bytes = Vec::new();
     let threads = 1 + input.len() % 3;
-    let summary = archive::write_zip(&directory, place, threads, true, &mut bytes)
+    let summary = archive::write_zip(&directory, place, threads, true, None, &mut bytes)
         .expect("nothing is in the way of an archive");
     assert_eq!(summary.output_bytes, bytes.len() as u64);
     let found = read_back(&bytes, summary.entries);

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::{Api, RETRY_AFTER_S, no_memory};
 use crate::archive::{self, ArchiveError, DeflateError};
+use crate::data::exit_file::EXIT_FILE;
 use crate::data::path::DataPath;
 use crate::event;
 use crate::http::{Caller, HttpError, Request, Response};
@@ -98,6 +99,11 @@ fn zip(api: &Api, payload: &Payload, is_result: bool) -> Result<Response, HttpEr
         id: payload.id,
         directory: payload.loc.clone(),
         is_final: payload.has_ended(),
+        exit_file: payload
+            .has_ended()
+            .then(|| payload.shell_code())
+            .flatten()
+            .map(|code| format!("{code}\n")),
         data_path: api.data_path.clone(),
         store: api.store.clone(),
     };
@@ -137,6 +143,8 @@ struct Source {
     directory: PathBuf,
     /// The payload has ended: nothing is left out then, and nothing may change.
     is_final: bool,
+    /// What stands in it, or would if the disk had had room.
+    exit_file: Option<String>,
     data_path: DataPath,
     store: Store,
 }
@@ -185,7 +193,9 @@ impl Source {
 
     /// Writes the archive. An error is told by its status where nothing has gone out yet; else it cuts the transfer.
     fn write(&self, threads: usize, out: &mut dyn io::Write) -> io::Result<()> {
-        let written = archive::write_zip(&self.directory, self.data_path.path(), threads, self.is_final, out);
+        let exit_file = self.exit_file.as_ref().map(|text| (EXIT_FILE, text.as_bytes()));
+        let spool = self.data_path.path();
+        let written = archive::write_zip(&self.directory, spool, threads, self.is_final, exit_file, out);
         let summary = written.map_err(|error| self.tell_failed(error))?;
         for skipped in &summary.skipped {
             event!(

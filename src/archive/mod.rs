@@ -36,7 +36,7 @@ use window::{Packer, Source, Window};
 /// The entry that lists what was left out; the prefix `.orchestrator.` is the client's (CONTRACT.md, "Files").
 const SKIPPED_NAME: &[u8] = b".orchestrator.skipped";
 /// A regular file that everybody may read, `S_IFREG | 0644`.
-const SKIPPED_MODE: u32 = 0o100_644;
+const OWN_MODE: u32 = 0o100_644;
 
 /// What an archive holds and what had to be left out.
 #[derive(Debug, Default)]
@@ -105,22 +105,31 @@ pub enum ArchiveError {
 ///
 /// `threads` compress, this one among them; the others are started when there is enough to do, and have ended when this returns.
 /// For one it takes about 0.6 MiB, for more about 0.9 MiB each.
+///
+/// `stand_in` is a file's name at the top and its content, which the archive has where the directory has no such file.
 pub fn write_zip(
     directory: &Path,
     spool: &Path,
     threads: usize,
     is_final: bool,
+    stand_in: Option<(&str, &[u8])>,
     out: &mut dyn Write,
 ) -> Result<Summary, ArchiveError> {
-    let mut tree = Tree::open(directory, is_final)
+    let mut tree = Tree::open(directory, is_final, stand_in.map(|(name, _)| name.to_owned()))
         .map_err(|source| ArchiveError::OpenDirectory { path: directory.to_path_buf(), source })?;
     let mut zip = ZipStream::new(spool, out);
     pack(&mut tree, threads, &mut zip)?;
 
+    let mut add = |name: &[u8], data: &[u8]| {
+        let head = Head { name, mode: OWN_MODE, mtime_s: clock::now_ms() / 1000 };
+        zip.whole(&head, CompressionMethod::STORE, data, content_of(data))
+    };
+    if let Some((name, content)) = stand_in.filter(|_| !tree.has_named()) {
+        add(name.as_bytes(), content)?;
+    }
     let (input_bytes, skipped) = tree.into_input_bytes_and_skipped();
     if let Some(list) = skipped.as_text() {
-        let head = Head { name: SKIPPED_NAME, mode: SKIPPED_MODE, mtime_s: clock::now_ms() / 1000 };
-        zip.whole(&head, CompressionMethod::STORE, list.as_bytes(), content_of(list.as_bytes()))?;
+        add(SKIPPED_NAME, list.as_bytes())?;
     }
     let totals = zip.finish()?;
     Ok(Summary {

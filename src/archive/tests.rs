@@ -65,7 +65,7 @@ fn zip(directory: &Path) -> (Summary, Vec<u8>) {
 fn zip_by(threads: usize, directory: &Path) -> (Summary, Vec<u8>) {
     let spool = tempdir().unwrap();
     let mut bytes = Vec::new();
-    let summary = write_zip(directory, spool.path(), threads, true, &mut bytes).unwrap();
+    let summary = write_zip(directory, spool.path(), threads, true, None, &mut bytes).unwrap();
     assert_eq!(summary.output_bytes, bytes.len() as u64);
     (summary, bytes)
 }
@@ -131,6 +131,22 @@ fn is_root() -> bool {
 /// A tree that std cannot remove, as it holds a descriptor per level.
 fn remove_deep(directory: &TempDir) {
     Command::new("rm").arg("-rf").arg(directory.path()).status().unwrap();
+}
+
+#[test]
+fn a_stand_in_is_there_where_the_file_is_not() {
+    for (files, expected) in [(&["a"][..], "stand-in"), (&["a", "note"][..], "own")] {
+        let dir = tempdir().unwrap();
+        for file in files {
+            fs::write(dir.path().join(file), "own").unwrap();
+        }
+        let mut bytes = Vec::new();
+        write_zip(dir.path(), dir.path(), 1, true, Some(("note", b"stand-in")), &mut bytes).unwrap();
+        let mut archive = zip::ZipArchive::new(io::Cursor::new(bytes)).unwrap();
+        assert_eq!(archive.len(), 2);
+        let text = io::read_to_string(archive.by_name("note").unwrap()).unwrap();
+        assert_eq!(text, expected);
+    }
 }
 
 #[test]
@@ -348,7 +364,7 @@ fn what_cannot_be_opened_as_a_directory_is_an_error() {
     fs::write(dir.path().join("file"), "").unwrap();
     symlink("/etc", dir.path().join("link")).unwrap();
     for name in ["missing", "file", "link"] {
-        let result = write_zip(&dir.path().join(name), dir.path(), 1, true, &mut Vec::new());
+        let result = write_zip(&dir.path().join(name), dir.path(), 1, true, None, &mut Vec::new());
         assert!(matches!(result, Err(ArchiveError::OpenDirectory { .. })), "{name}");
     }
 }
@@ -383,7 +399,7 @@ fn a_receiver_that_fails_ends_the_work_at_once() {
     for threads in [1, 4] {
         let (summary, _) = zip_by(threads, dir.path());
         for room in (0..usize::try_from(summary.output_bytes).unwrap()).step_by(50_000) {
-            let result = write_zip(dir.path(), dir.path(), threads, true, &mut Full(room));
+            let result = write_zip(dir.path(), dir.path(), threads, true, None, &mut Full(room));
             assert!(matches!(result, Err(ArchiveError::Write(_))), "{room}");
         }
     }
@@ -408,11 +424,11 @@ fn what_the_payload_has_closed_is_opened_once_it_has_ended() {
         }
     };
     close();
-    let running = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, &mut Vec::new());
+    let running = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, None, &mut Vec::new());
     assert!(matches!(running, Err(ArchiveError::OpenDirectory { .. })));
     fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
     let mut bytes = Vec::new();
-    let summary = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, &mut bytes).unwrap();
+    let summary = write_zip(dir.path(), Path::new("/nonexistent"), 1, false, None, &mut bytes).unwrap();
     assert_eq!(names(&read_back(&bytes)), [SKIPPED_NAME, b"listed/", b"open", b"shut/"]);
     let mut told: Vec<_> =
         summary.skipped.iter().map(|skipped| format!("{}: {}", skipped.path, skipped.reason)).collect();
@@ -449,7 +465,7 @@ fn a_payload_cannot_fake_the_list_of_skipped_files() {
     assert_eq!(summary.skipped_total, 1);
     let entries = read_back(&bytes);
     assert_eq!(entries[SKIPPED_NAME].data, b".orchestrator.skipped: the name is reserved for this list\n");
-    assert_eq!(entries[SKIPPED_NAME].mode, SKIPPED_MODE);
+    assert_eq!(entries[SKIPPED_NAME].mode, OWN_MODE);
 
     let dir = tempdir().unwrap();
     fs::create_dir(dir.path().join(OsStr::from_bytes(SKIPPED_NAME))).unwrap();
@@ -583,7 +599,7 @@ fn an_archive_over_4_gib_opens_everywhere() {
         fs::hard_link(&first, dir.path().join(file.to_string())).unwrap();
     }
     let archive = tempfile::NamedTempFile::new().unwrap();
-    let summary = write_zip(dir.path(), dir.path(), 2, true, &mut archive.as_file()).unwrap();
+    let summary = write_zip(dir.path(), dir.path(), 2, true, None, &mut archive.as_file()).unwrap();
     assert!(summary.output_bytes > u64::from(u32::MAX));
     let path = archive.path().to_str().unwrap();
     let python = "import sys, zipfile; sys.exit(zipfile.ZipFile(sys.argv[1]).testzip() is not None)";

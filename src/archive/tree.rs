@@ -25,17 +25,27 @@ pub(super) struct Tree {
     reading: Option<Reading>,
     input_bytes: u64,
     skipped: SkipList,
+    /// Looked for at the top.
+    named: Option<String>,
+    has_named: bool,
 }
 
 impl Tree {
-    /// `is_final`: the payload has ended, and nothing may change any more.
-    pub(super) fn open(directory: &Path, is_final: bool) -> io::Result<Self> {
+    /// `is_final`: the payload has ended, and nothing may change any more. `named` is looked for at the top on the way.
+    pub(super) fn open(directory: &Path, is_final: bool, named: Option<String>) -> io::Result<Self> {
         Ok(Self {
             walk: Walk::open(directory, is_final)?,
+            named,
+            has_named: false,
             reading: None,
             input_bytes: 0,
             skipped: SkipList::default(),
         })
+    }
+
+    /// Whether the name that was looked for has been met, as what it may be.
+    pub(super) fn has_named(&self) -> bool {
+        self.has_named
     }
 
     /// Bytes read from files, and what was left out or cut short.
@@ -51,6 +61,7 @@ impl Tree {
         deflater: &mut Deflater,
     ) -> Result<bool, ArchiveError> {
         let name = self.walk.name();
+        self.has_named |= self.named.as_ref().is_some_and(|named| named.as_bytes() == name);
         if is_reserved(name) {
             self.skipped.add(name, "the name is reserved for this list");
             return Ok(false);

@@ -76,5 +76,8 @@ pub fn write(directory: &Path, code: i32) -> io::Result<()> {
         }
         other => other?,
     };
-    File::from(file).write_all(format!("{code}\n").as_bytes())
+    // On a full disk there may be room for a name and none for its content: an empty file would tell a lie.
+    File::from(file).write_all(format!("{code}\n").as_bytes()).inspect_err(|_| {
+        let _ = rustix::fs::unlinkat(&handle, EXIT_FILE, AtFlags::empty());
+    })
 }

@@ -190,8 +190,8 @@ impl Shared {
         let written = self.write_exit_file(&payload, &directory, code);
         let payload = self.explain(payload, &directory, written.as_ref().err())?;
         let is_written = match written {
-            // It may have filled it itself, and who looks for room has to be told; its exit code is in its record.
-            Err(error) if is_full(&error) && payload.unnoted != Some(Status::Completed) => {
+            // It may have filled it itself, and who makes room has to have its result: that has the exit code by its record.
+            Err(error) if is_full(&error) => {
                 event!(
                     Warn,
                     "cannot write the exit code",

@@ -93,6 +93,16 @@ fn a_payload_that_fills_the_disk_keeps_its_end_over_a_restart_and_the_next_one_r
 }
 
 #[test]
+fn a_result_that_fills_the_disk_comes_with_its_exit_code() {
+    let Some(disk) = SmallDisk::mount("size=1m") else { return };
+    let client = client_at(disk.path(), &[]);
+    let id = client.run("#!/bin/sh\nsleep 1\ncat /dev/zero > big 2>/dev/null\nexit 0\n");
+    let directory = client.loc(&id);
+    assert_eq!(client.result(&id).file(".orchestrator.exit"), "0\n");
+    assert!(!directory.join(".orchestrator.exit").exists(), "there was room: this test tests nothing");
+}
+
+#[test]
 fn a_payload_without_an_inode_for_its_logs_waits_until_there_is_one_also_over_a_restart() {
     let Some(disk) = SmallDisk::mount("size=4m,nr_inodes=64") else { return };
     let client = client_at(disk.path(), &[]);
@@ -522,7 +532,7 @@ fn must_be_unnoted(client: &Client, id: &str) {
 fn an_exit_file_that_the_host_does_not_take_is_owed_and_there_before_the_end_is_told() {
     let (_home, data) = place();
     let client = client_at(&data, &[]);
-    for error in ["EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EIO", "EROFS"] {
+    for error in ["EMFILE", "ENFILE", "ENOMEM", "EIO", "EROFS"] {
         let id = client.run(&until_go(""));
         let directory = client.wait_for_file(&id, "pid").parent().unwrap().to_owned();
         let exit = Path::new(".orchestrator.exit");
