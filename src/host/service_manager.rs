@@ -49,11 +49,12 @@ impl Notifier {
         let target = Target { socket: target.socket.try_clone()?, address: target.address.clone() };
         let notifier = Self { target: Some(target) };
         thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            // READY is the first word: the first of these is due half a period after it.
             loop {
+                thread::sleep(period / 2);
                 if is_well() {
                     notifier.send("WATCHDOG=1");
                 }
-                thread::sleep(period / 2);
             }
         })?;
         Ok(())

@@ -30,6 +30,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Whether it meets a second, of which the beginning is told.
+    fn has_second(&self, second: Ms) -> bool {
+        second + 1000 > self.from && second <= self.to
+    }
+
     fn meets(self, from: Ms, to: Ms) -> bool {
         self.from <= to && from <= self.to.saturating_add(SLACK)
     }
@@ -124,8 +129,12 @@ impl Ledger {
 
     /// The restart after a kill in which a payload was told to have finished.
     fn crash_at(&self, finished: Ms) -> Option<&Span> {
-        // Whole seconds, cut.
-        self.crashes.iter().find(|crash| finished + 1000 > crash.from && finished <= crash.to)
+        self.crashes.iter().find(|crash| crash.has_second(finished))
+    }
+
+    /// Whether a stop in good order explains that: one on a full disk, which took no note of an end.
+    fn was_stopped_at(&self, finished: Ms) -> bool {
+        self.stops.iter().any(|stop| stop.has_second(finished))
     }
 
     /// Payloads whose kill was answered, but came too late to be noted before the client itself was killed.
@@ -241,7 +250,9 @@ impl Ledger {
                 let [started, finished] =
                     ["started_at", "finished_at"].map(|name| field(name).and_then(|at| ms_of(&at)));
                 let (started, finished) = (started?, finished?);
-                let is_explained = started <= finished && self.crash_at(finished).is_some();
+                let was_cut_off =
+                    self.crash_at(finished).is_some() || was_full && self.was_stopped_at(finished);
+                let is_explained = started <= finished && was_cut_off;
                 is_explained.then_some(CUT_OFF)
             }
             "Failed" if !has_started => None,
