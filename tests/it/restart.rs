@@ -568,7 +568,7 @@ fn a_data_path_that_is_not_utf_8_works_over_a_restart_too() {
     let waiting = client.run("#!/bin/sh\necho waited > made\n");
     client.retrieve_when(&running, |answer| answer.json("status").as_deref() == Some("Running"));
     client.kill();
-    let next = Client::at(&data, &[("MAX_JOBS", "1"), ("MAX_AGE", "2")]);
+    let next = Client::at(&data, &[("MAX_JOBS", "1"), ("MAX_AGE", "12")]);
     assert_eq!(next.result(&done).files(), files);
     assert_eq!(next.result(&failed).text(), told.text());
     assert_eq!(next.ended(&running).json("status").as_deref(), Some("Failed"));

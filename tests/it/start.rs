@@ -90,7 +90,7 @@ fn a_script_without_an_interpreter_line_is_run_by_bash_or_where_there_is_none_by
         (Client::start(), bash.as_path(), "a=(1 2); [[ x == x ]] && echo \"$0 $# ${#a[@]}\"\n"),
         (Client::with(&[("PATH", path)]), Path::new("/bin/sh"), "echo \"$0 $# 2\"\n"),
     ] {
-        let id = client.run(&format!("{script}/usr/bin/readlink /proc/$$/exe\n"));
+        let id = client.run(&format!("{script}/bin/readlink /proc/$$/exe\n"));
         let resolved = fs::canonicalize(shell).unwrap();
         let answer = client.result(&id);
         assert_eq!(answer.file(".orchestrator.out"), format!("./run.sh 0 2\n{}\n", resolved.display()));
