@@ -192,13 +192,7 @@ impl Shared {
         let is_written = match written {
             // It may have filled it itself, and who makes room has to have its result: that has the exit code by its record.
             Err(error) if is_full(&error) => {
-                event!(
-                    Warn,
-                    "cannot write the exit code",
-                    payload = payload.id,
-                    file = EXIT_FILE,
-                    error = error
-                );
+                tell_unwritten(payload.id, &error);
                 false
             }
             other => other.map_err(|error| {
@@ -229,13 +223,7 @@ impl Shared {
                 Ok(false)
             }
             Err(error) if exit_file::may_be_of_payload(&error) => {
-                event!(
-                    Warn,
-                    "cannot write the exit code",
-                    payload = payload.id,
-                    file = EXIT_FILE,
-                    error = error
-                );
+                tell_unwritten(payload.id, &error);
                 Ok(false)
             }
             other => other.map(|()| true),
@@ -300,4 +288,9 @@ impl Shared {
         // Somebody else may have been faster.
         !self.owed().contains_key(&id) || self.note(id).is_ok()
     }
+}
+
+/// The result goes without the file, and its keeper is told.
+fn tell_unwritten(id: PayloadId, error: &io::Error) {
+    event!(Warn, "cannot write the exit code", payload = id, file = EXIT_FILE, error = *error);
 }
