@@ -1,6 +1,8 @@
 //! The system calls that neither std nor rustix offers safely: signals, `clone`, `waitid` and `wait4`.
 //! The only file with `unsafe`, each block one call wide. Nothing here knows what a payload is.
 
+mod call;
+
 use std::ffi::CStr;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
@@ -11,7 +13,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit};
+
+use call::Trees;
+
+pub use call::Call;
 
 /// SIGTERM and SIGINT: the client takes them by waiting for them, never by a handler.
 pub struct StopSignals(libc::sigset_t);
@@ -105,8 +110,10 @@ pub struct Command<'a> {
     pub directory: &'a CStr,
     /// The child's descriptors 0, 1 and 2, in this order. It gets no other, as long as all are close-on-exec.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Limits that the child does not inherit.
-    pub limits: &'a [(Resource, Rlimit)],
+    /// Namespaces that the child is made in (setns(2)), in this order. It is this process's child all the same.
+    pub namespaces: &'a [BorrowedFd<'a>],
+    /// What it does before it enters its directory and executes the program, in this order.
+    pub calls: &'a [Call],
 }
 
 /// Why a program could not be started.
@@ -115,6 +122,18 @@ pub enum SpawnError {
     /// The system gives no process.
     #[error("no process: {0}")]
     Process(#[source] io::Error),
+    /// A namespace cannot be entered, or nothing be started in it.
+    #[error("namespace: {0}")]
+    Namespace(#[source] io::Error),
+    /// One of the calls has failed.
+    #[error("{call}: {error}")]
+    Call {
+        /// Which, in words.
+        call: String,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
     /// The working directory cannot be entered.
     #[error("working directory: {0}")]
     Directory(#[source] io::Error),
@@ -123,28 +142,40 @@ pub enum SpawnError {
     Program(#[source] io::Error),
 }
 
-/// What the child was at when it failed.
+/// What a child tells its parent of.
 #[derive(Clone, Copy)]
 #[repr(i32)]
-enum Step {
+enum Told {
+    /// The number of the process that is to execute the program, where another one has made it.
+    Process,
+    /// The error number of what has failed.
     Preparation,
+    Namespace,
     Directory,
     Program,
+    /// The error number of the first call; those of the others follow.
+    Call,
 }
 
-/// What a child tells of its failure: the step and the error number, 4 bytes each.
-const FAILURE_BYTES: usize = 8;
+/// What is told: of what, and its number, 4 bytes each.
+const TOLD_BYTES: usize = 8;
 
 /// The child makes plain system calls only. In units of 16 bytes, by which all machines align their stacks.
-const CHILD_STACK_UNITS: usize = 1024;
+const CHILD_STACK_UNITS: usize = 2048;
+
+/// Of it, for the child of a child.
+const INNER_STACK_UNITS: usize = 1024;
 
 /// Starts a program: in a session of its own, with an empty signal mask and default signal handlers. SIGXFSZ is ignored where
 /// it was when this process was started.
 ///
 /// By clone(2) as vfork(2) does it: the child runs on this process's memory until the exec, while this thread waits, so the cost
 /// does not grow with this process. A failure comes through a pipe, since an emulator may give the child memory of its own.
+///
+/// Where namespaces are given, a first child enters them and makes the second one, in them, by CLONE_PARENT: a process cannot enter
+/// a PID namespace itself (pid_namespaces(7)), and one that has entered a user namespace has lost its own rights.
 pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
-    let (failure, told) = io::pipe().map_err(SpawnError::Process)?;
+    let (mut failure, told) = io::pipe().map_err(SpawnError::Process)?;
     let arguments = null_terminated(command.arguments);
     let environment = null_terminated(command.environment);
     let child = Child {
@@ -153,50 +184,76 @@ pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
         environment: environment.as_ptr(),
         signals: signals_to_reset(),
         no_signals: empty_signal_set(),
+        trees: Trees::of(command.calls),
         told: told.as_fd(),
     };
-    let pid = child.start().map_err(SpawnError::Process)?;
+    let first = child.start().map_err(SpawnError::Process)?;
     // Another end of the pipe is the child's, which closes it by its exec.
     drop(told);
-    let Some((step, error)) = failure_of(failure) else {
-        return u32::try_from(pid).map_err(|error| SpawnError::Process(io::Error::other(error)));
+    let is_in_namespaces = !command.namespaces.is_empty();
+    if is_in_namespaces {
+        await_end(first);
+    }
+    let mut pid = (!is_in_namespaces).then_some(first);
+    let mut failed = None;
+    while let Some((of, number)) = next_told(&mut failure) {
+        if of == Told::Process as i32 {
+            pid = Some(number);
+        } else {
+            failed = Some((of, number));
+        }
+    }
+    let Some((of, number)) = failed else {
+        let pid = pid.and_then(|pid| u32::try_from(pid).ok());
+        return pid.ok_or_else(|| SpawnError::Process(io::Error::other("the child has told nothing")));
     };
-    // SAFETY: a null status is allowed. The child has told its failure and ends at once.
-    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
-    Err(match step {
-        step if step == Step::Directory as i32 => SpawnError::Directory(error),
-        step if step == Step::Program as i32 => SpawnError::Program(error),
+    // The child has told its failure and ends at once.
+    pid.filter(|_| of != Told::Namespace as i32).into_iter().for_each(await_end);
+    let error = io::Error::from_raw_os_error(number);
+    let call = usize::try_from(of - Told::Call as i32).ok().and_then(|index| command.calls.get(index));
+    if let Some(call) = call {
+        return Err(SpawnError::Call { call: call.to_string(), error });
+    }
+    Err(match of {
+        of if of == Told::Namespace as i32 => SpawnError::Namespace(error),
+        of if of == Told::Directory as i32 => SpawnError::Directory(error),
+        of if of == Told::Program as i32 => SpawnError::Program(error),
         _ => SpawnError::Process(error),
     })
 }
 
 /// Whether the system gives a process now: one is made, and ends at once.
 pub fn try_process() -> io::Result<()> {
-    let mut stack = [MaybeUninit::<u128>::uninit(); CHILD_STACK_UNITS];
-    let pid = clone(end_at_once, &mut stack, ptr::null_mut())?;
-    // SAFETY: a null status is allowed.
-    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+    let mut stack = [MaybeUninit::uninit(); CHILD_STACK_UNITS];
+    await_end(clone(end_at_once, &mut stack, 0, ptr::null_mut())?);
     Ok(())
 }
 
-/// `None` once the child has executed its program.
-fn failure_of(mut pipe: io::PipeReader) -> Option<(i32, io::Error)> {
-    let mut failure = [0; FAILURE_BYTES];
-    pipe.read_exact(&mut failure).ok()?;
-    let (step, number) = failure.split_at(FAILURE_BYTES / 2);
+/// For a child that is about to end.
+fn await_end(pid: libc::pid_t) {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+}
+
+/// `None` once the program is executed, or the child gone.
+fn next_told(pipe: &mut io::PipeReader) -> Option<(i32, i32)> {
+    let mut told = [0; TOLD_BYTES];
+    pipe.read_exact(&mut told).ok()?;
+    let (of, number) = told.split_at(TOLD_BYTES / 2);
     let int = |bytes: &[u8]| bytes.try_into().map_or(0, i32::from_ne_bytes);
-    Some((int(step), io::Error::from_raw_os_error(int(number))))
+    Some((int(of), int(number)))
 }
 
 /// The memory of `function` is this process's, and this thread waits until it has ended or executed a program.
 fn clone(
     function: extern "C" fn(*mut libc::c_void) -> libc::c_int,
-    stack: &mut [MaybeUninit<u128>; CHILD_STACK_UNITS],
+    stack: &mut [MaybeUninit<u128>],
+    more_flags: libc::c_int,
     argument: *mut libc::c_void,
 ) -> io::Result<libc::pid_t> {
     // Stacks grow downwards on all machines that this is built for.
     let top = stack.as_mut_ptr_range().end.cast();
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD | more_flags;
     // SAFETY: `stack` and what `argument` points to outlive the child's use of them: this call returns after it. The child makes
     // async-signal-safe calls only and does not return into this function.
     let pid = unsafe { libc::clone(function, top, flags, argument) };
@@ -216,21 +273,43 @@ struct Child<'a> {
     environment: *const *const libc::c_char,
     signals: &'a [libc::c_int],
     no_signals: libc::sigset_t,
+    trees: Trees,
     told: BorrowedFd<'a>,
 }
 
 impl Child<'_> {
     fn start(&self) -> io::Result<libc::pid_t> {
-        let mut stack = [MaybeUninit::<u128>::uninit(); CHILD_STACK_UNITS];
+        let mut stack = [MaybeUninit::uninit(); CHILD_STACK_UNITS];
         // No handler of this process may run in the child.
         let all = full_signal_set();
         let mut before = empty_signal_set();
         // SAFETY: both sets are initialised.
         check_code(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before) })?;
-        let pid = clone(Self::main, &mut stack, ptr::from_ref(self).cast_mut().cast());
+        let main = if self.command.namespaces.is_empty() { Self::main } else { Self::enter };
+        let pid = clone(main, &mut stack, 0, ptr::from_ref(self).cast_mut().cast());
         // SAFETY: the set is initialised; a null old set is allowed.
         check_code(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, ptr::null_mut()) })?;
         pid
+    }
+
+    /// The whole life of one that only makes another, in the namespaces.
+    extern "C" fn enter(this: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: it is the `self` of `start`, which waits meanwhile.
+        let this = unsafe { &*this.cast::<Child<'_>>() };
+        let entered = this.command.namespaces.iter().try_for_each(|namespace| {
+            system_call(libc::SYS_setns, [namespace.as_raw_fd().cast_unsigned() as usize, 0, 0, 0, 0])
+                .map(|_| ())
+        });
+        let mut stack = [MaybeUninit::uninit(); INNER_STACK_UNITS];
+        let made = entered.and_then(|()| {
+            let argument = ptr::from_ref(this).cast_mut().cast();
+            clone(Self::main, &mut stack, libc::CLONE_PARENT, argument).map_err(|_| last_errno())
+        });
+        match made {
+            Ok(pid) => this.tell(Told::Process as i32, pid),
+            Err(errno) => this.tell(Told::Namespace as i32, errno.raw_os_error()),
+        }
+        end_at_once(ptr::null_mut())
     }
 
     /// The child's whole life, should its exec fail.
@@ -238,26 +317,35 @@ impl Child<'_> {
         // SAFETY: it is the `self` of `start`, which waits meanwhile.
         let this = unsafe { &*this.cast::<Child<'_>>() };
         let (step, error) = this.run();
-        let mut failure = [0; FAILURE_BYTES];
-        let (of_step, of_error) = failure.split_at_mut(FAILURE_BYTES / 2);
-        of_step.copy_from_slice(&(step as i32).to_ne_bytes());
-        of_error.copy_from_slice(&error.raw_os_error().to_ne_bytes());
-        // Who started this child waits for it.
-        let _ = rustix::io::write(this.told, &failure);
+        this.tell(step, error.raw_os_error());
         end_at_once(ptr::null_mut())
     }
 
+    /// Who started this child waits for it.
+    fn tell(&self, of: i32, number: i32) {
+        let mut told = [0; TOLD_BYTES];
+        let (first, second) = told.split_at_mut(TOLD_BYTES / 2);
+        first.copy_from_slice(&of.to_ne_bytes());
+        second.copy_from_slice(&number.to_ne_bytes());
+        let _ = rustix::io::write(self.told, &told);
+    }
+
     /// Comes back only with a failure.
-    fn run(&self) -> (Step, Errno) {
+    fn run(&self) -> (i32, Errno) {
         if let Err(errno) = self.prepare() {
-            return (Step::Preparation, errno);
+            return (Told::Preparation as i32, errno);
+        }
+        for (of, call) in (Told::Call as i32..).zip(self.command.calls) {
+            if let Err(errno) = call.make(&self.trees) {
+                return (of, errno);
+            }
         }
         if let Err(errno) = rustix::process::chdir(self.command.directory) {
-            return (Step::Directory, errno);
+            return (Told::Directory as i32, errno);
         }
         // SAFETY: program and both null-terminated arrays outlive the call, which comes back only when it fails.
         unsafe { libc::execve(self.command.program.as_ptr(), self.arguments, self.environment) };
-        (Step::Program, last_errno())
+        (Told::Program as i32, last_errno())
     }
 
     fn prepare(&self) -> Result<(), Errno> {
@@ -268,9 +356,6 @@ impl Child<'_> {
             }
         }
         rustix::process::setsid()?;
-        for (resource, limit) in self.command.limits {
-            rustix::process::setrlimit(*resource, *limit)?;
-        }
         for (target, source) in (0..).zip(self.command.stdio) {
             // SAFETY: touches no memory; the source is open, and the child's descriptors are its own.
             if unsafe { libc::dup2(source.as_raw_fd(), target) } == -1 {
@@ -284,6 +369,14 @@ impl Child<'_> {
             code => Err(Errno::from_raw_os_error(code)),
         }
     }
+}
+
+/// A system call that writes to no memory of this process: an address among its arguments is of what the kernel reads.
+fn system_call(number: libc::c_long, arguments: [usize; 5]) -> Result<usize, Errno> {
+    let [a, b, c, d, e] = arguments;
+    // SAFETY: the kernel checks what it reads, and writes nothing.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e) };
+    usize::try_from(result).map_err(|_| last_errno())
 }
 
 fn last_errno() -> Errno {

@@ -88,7 +88,8 @@ fn spawn(data_path: &Path) -> io::Result<Guard> {
         arguments: &[c"job-orchestrator", c"guard", format, c"--data-path", &data_path],
         environment: &environment,
         directory: c"/",
-        limits: &[],
+        namespaces: &[],
+        calls: &[],
         stdio: [waits_on.as_fd(), output.as_fd(), stderr.as_fd()],
     })
     .map_err(io::Error::other)?;

@@ -20,7 +20,7 @@ use super::output::{Output, Outputs, Pipe};
 use super::script::{self, SCRIPT, ScriptError};
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status};
-use crate::sys::{self, Command, SpawnError};
+use crate::sys::{self, Call, Command, SpawnError};
 
 pub(super) const STDOUT_FILE: &str = ".orchestrator.out";
 pub(super) const STDERR_FILE: &str = ".orchestrator.err";
@@ -108,7 +108,8 @@ pub(super) struct Launcher {
     environment: Environment,
     stdin: File,
     outputs: Option<Outputs>,
-    limits: Vec<(Resource, Rlimit)>,
+    /// What a payload does before its program.
+    calls: Vec<Call>,
     /// What runs scripts without a `#!` line.
     shell: Option<PathBuf>,
 }
@@ -130,7 +131,8 @@ impl Launcher {
         let outputs = max_log.map(Outputs::start).transpose()?;
         let environment = Environment::new();
         let shell = find_shell(environment.path());
-        Ok(Self { environment, stdin, outputs, limits, shell })
+        let calls = limits.into_iter().map(|(resource, limit)| Call::Limit(resource, limit)).collect();
+        Ok(Self { environment, stdin, outputs, calls, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -187,7 +189,8 @@ impl Launcher {
                 environment: &environment,
                 directory: &path,
                 stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
-                limits: &self.limits,
+                namespaces: &[],
+                calls: &self.calls,
             })
         };
         match command(c"./run.sh", &[c"./run.sh"]) {
@@ -247,7 +250,7 @@ fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> 
 /// Looks at the files to say what the error number alone does not.
 fn why(error: SpawnError, directory: &Path) -> StartError {
     let error = match error {
-        SpawnError::Process(error) => return StartError::NoProcess(error),
+        SpawnError::Process(error) | SpawnError::Namespace(error) | SpawnError::Call { error, .. } => return StartError::NoProcess(error),
         SpawnError::Directory(error) => return StartError::Directory(error),
         SpawnError::Program(error) => error,
     };
