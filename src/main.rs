@@ -13,6 +13,7 @@ mod http;
 mod log;
 mod payload;
 mod runner;
+mod sandbox;
 mod settings;
 mod store;
 mod sys;

@@ -161,10 +161,10 @@ enum Told {
 const TOLD_BYTES: usize = 8;
 
 /// The child makes plain system calls only. In units of 16 bytes, by which all machines align their stacks.
-const CHILD_STACK_UNITS: usize = 2048;
+const CHILD_STACK_UNITS: usize = 1024;
 
 /// Of it, for the child of a child.
-const INNER_STACK_UNITS: usize = 1024;
+const INNER_STACK_UNITS: usize = 512;
 
 /// Starts a program: in a session of its own, with an empty signal mask and default signal handlers. SIGXFSZ is ignored where
 /// it was when this process was started.
@@ -373,9 +373,9 @@ impl Child<'_> {
 
 /// A system call that writes to no memory of this process: an address among its arguments is of what the kernel reads.
 fn system_call(number: libc::c_long, arguments: [usize; 5]) -> Result<usize, Errno> {
-    let [a, b, c, d, e] = arguments;
+    let [first, second, third, fourth, fifth] = arguments;
     // SAFETY: the kernel checks what it reads, and writes nothing.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e) };
+    let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth) };
     usize::try_from(result).map_err(|_| last_errno())
 }
 

@@ -33,6 +33,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "runner",
         &["clock", "data", "disk_threads", "event", "log", "payload", "settings", "store", "sys", "upkeep"],
     ),
+    ("runner", &["sandbox"]),
     ("upload", &["data"]),
     // Who looks after it.
     ("upkeep", &["clock", "data", "event", "payload", "store"]),
@@ -40,6 +41,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
     ("host", &["clock", "event"]),
+    ("sandbox", &["event", "sys"]),
     ("settings", &["log"]),
     ("store", &["clock", "payload"]),
     // What all may know.

@@ -11,4 +11,5 @@ mod place;
 pub mod record;
 pub mod remove;
 pub mod slots;
+pub mod temporary;
 mod unusable;

@@ -218,20 +218,29 @@ fn open_in(data_path: &Path) -> Result<OwnedFd, Unopened> {
 /// `expected`: in that directory only; `ESTALE` where DATA_PATH leads to another one by now.
 fn make_in(data_path: &Path, expected: Option<Id>) -> Result<OwnedFd, Unopened> {
     let root = open_root(data_path)?;
-    let make = |at: &OwnedFd, name: &str, path: PathBuf| {
-        let made = match mkdirat(at, name, Mode::RWXU) {
-            Ok(()) | Err(Errno::EXIST) => open_own(at, name),
-            Err(errno) => Err(errno),
-        };
-        made.map_err(|errno| Unopened { path, errno })
-    };
     let is_expected = |found: &OwnedFd| expected.is_none_or(|id| directory::id_of(found) == Ok(id));
     if !is_expected(&root) {
         return Err(Unopened { path: data_path.to_owned(), errno: Errno::STALE });
     }
     let own = data_path.join(OWN);
     let records = own.join(RECORDS);
-    make(&make(&root, OWN, own)?, RECORDS, records)
+    make_own(&make_own(&root, OWN, own)?, RECORDS, records)
+}
+
+/// Opens the directory of this name beside the records. Makes it where there is none.
+pub fn own_directory(data_path: &Path, name: &str) -> io::Result<OwnedFd> {
+    let root = open_root(data_path)?;
+    let own = data_path.join(OWN);
+    let path = own.join(name);
+    Ok(make_own(&make_own(&root, OWN, own)?, name, path)?)
+}
+
+fn make_own(at: &OwnedFd, name: &str, path: PathBuf) -> Result<OwnedFd, Unopened> {
+    let made = match mkdirat(at, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => open_own(at, name),
+        Err(errno) => Err(errno),
+    };
+    made.map_err(|errno| Unopened { path, errno })
 }
 
 fn open_root(data_path: &Path) -> Result<OwnedFd, Unopened> {

@@ -1,7 +1,6 @@
 //! How payloads end: by themselves, or by SIGTERM and then SIGKILL to the whole tree. Reaps every child, payload or
 //! orphan, and ends what a payload leaves behind.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -9,7 +8,8 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree, Unknown};
-use super::start::{StartError, Streams};
+use super::start::StartError;
+use super::starter::{Ready, remove_temporary};
 use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::event;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
@@ -177,25 +177,27 @@ impl Work {
         }
         self.launcher.end_outputs(&run.outputs);
         let outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
-        let id = run.id;
-        self.end(move |ends| ends.note(id, &outcome));
+        let (id, directory) = (run.id, Arc::clone(&run.directory));
+        self.end(move |ends| {
+            ends.note(id, &outcome);
+            remove_temporary(id, &directory);
+        });
     }
 
     /// Ends a payload that was ready and had no process.
-    pub(super) fn end_unstarted(&self, id: PayloadId, streams: Streams, outcome: Outcome) {
+    pub(super) fn end_unstarted(&self, ready: Ready, outcome: Outcome) {
+        let Ready { id, directory, streams } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
-        self.end(move |ends| ends.note(id, &outcome));
+        self.end(move |ends| {
+            ends.note(id, &outcome);
+            remove_temporary(id, &directory);
+        });
     }
 
     /// Lets a payload wait that the host cannot start now, or ends it, if it can never be started.
-    pub(super) fn give_up_start(
-        &self,
-        id: PayloadId,
-        directory: Arc<Path>,
-        streams: Streams,
-        error: StartError,
-    ) {
+    pub(super) fn give_up_start(&self, ready: Ready, error: StartError) {
+        let Ready { id, directory, streams } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
         let starter = self.starter.clone();

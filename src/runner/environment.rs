@@ -14,6 +14,9 @@ pub(super) const PAYLOAD_ID: &str = "PAYLOAD_ID";
 /// gone.
 pub(super) const PAYLOAD_DIR: &str = "PAYLOAD_DIR";
 
+/// The variable that tells programs where to put temporary files (POSIX, Base Definitions 8.3).
+const TMPDIR: &str = "TMPDIR";
+
 /// Where programs are looked for if the client itself was started without a `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -40,6 +43,10 @@ const NOT_FOR_PAYLOADS: &[&str] = &[
     PAYLOAD_ID,
     PAYLOAD_DIR,
     "HOME",
+    TMPDIR,
+    "TMP",
+    "TEMP",
+    "TEMPDIR",
 ];
 
 /// A variable with one of these in its name is taken for a secret.
@@ -94,8 +101,8 @@ impl Environment {
         Self { shared }
     }
 
-    /// The variables of one payload alone.
-    pub(super) fn own(id: PayloadId, directory: &Path) -> Vec<CString> {
+    /// The variables of one payload alone. `temporary`: where it puts temporary files.
+    pub(super) fn own(id: PayloadId, directory: &Path, temporary: &Path) -> Vec<CString> {
         let id = id.to_string();
         let directory = directory.as_os_str();
         let own = [
@@ -103,6 +110,7 @@ impl Environment {
             (PAYLOAD_DIR, directory),
             ("HOME", directory),
             ("PWD", directory),
+            (TMPDIR, temporary.as_os_str()),
         ];
         own.into_iter().filter_map(|(name, value)| variable(OsStr::new(name), value)).collect()
     }

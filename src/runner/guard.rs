@@ -21,6 +21,7 @@ use crate::data::directory;
 use crate::data::path::lock_soon;
 use crate::event;
 use crate::log;
+use crate::sandbox::always;
 use crate::sys::{self, Command};
 
 /// This program, also where its file has been replaced or removed since (proc_pid_exe(5)).
@@ -104,6 +105,7 @@ fn lock(data_path: &Path) -> io::Result<File> {
 
 /// The guard's whole life: waits for the end of the client, then ends the payloads of `data_path`.
 pub fn run(data_path: &Path) -> io::Result<()> {
+    always::close_to_others();
     // It was started by way of /proc/self/exe, and would be listed as `exe`. It guards under any name.
     let _ = rustix::thread::set_name(c"job-orch-guard");
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);

@@ -30,6 +30,7 @@ use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
+use crate::sandbox::always;
 use crate::settings;
 use crate::store::Store;
 use crate::sys::{self, Exit};
@@ -116,6 +117,7 @@ impl Runner {
         let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
         let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone())?);
+        always::close_to_others();
         let ends = Ends { store: store.clone(), records };
         let starter = Starter::new(
             ends.clone(),
@@ -320,21 +322,18 @@ impl Work {
     }
 
     fn start(&mut self, ready: Ready) {
-        let Ready { id, directory, streams } = ready;
+        let id = ready.id;
         // It may have waited long for the disk.
         let is_wanted = self.store.get(id).is_ok_and(|now| now.is_some_and(|now| !now.killed));
         if !is_wanted {
-            self.end_unstarted(
-                id,
-                streams,
-                Outcome::not_started(Status::Killed, "it was killed before its start"),
-            );
+            self.end_unstarted(ready, Outcome::not_started(Status::Killed, "it was killed before its start"));
             self.starter.put_off(None);
             return;
         }
         let started = Instant::now();
-        match self.launcher.start(id, &directory, &streams) {
+        match self.launcher.start(id, &ready.directory, &ready.streams) {
             Ok(pid) => {
+                let Ready { directory, streams, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
@@ -346,7 +345,7 @@ impl Work {
                     self.fill_slots();
                 }
             }
-            Err(error) => self.give_up_start(id, directory, streams, error),
+            Err(error) => self.give_up_start(ready, error),
         }
     }
 

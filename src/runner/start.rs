@@ -18,8 +18,10 @@ use rustix::process::{Resource, Rlimit};
 use super::environment::Environment;
 use super::output::{Output, Outputs, Pipe};
 use super::script::{self, SCRIPT, ScriptError};
+use crate::data::temporary;
 use crate::event;
 use crate::payload::{Outcome, PayloadId, Status};
+use crate::sandbox::always::{self, OomScore};
 use crate::sys::{self, Call, Command, SpawnError};
 
 pub(super) const STDOUT_FILE: &str = ".orchestrator.out";
@@ -48,6 +50,8 @@ pub(super) enum StartError {
     Directory(io::Error),
     #[error("its record cannot be written in DATA_PATH: {0}")]
     Record(io::Error),
+    #[error("its directory for temporary files cannot be made: {0}")]
+    Temporary(io::Error),
     #[error("cannot create {file}: {source}")]
     Log { file: &'static str, source: io::Error },
     #[error(
@@ -74,6 +78,8 @@ pub(super) enum StartError {
     NotPermitted(io::Error),
     #[error("run.sh is a program for another kind of processor or damaged ({0})")]
     WrongFormat(io::Error),
+    #[error("what holds for every payload cannot be set for this one: {call}: {source}")]
+    Call { call: String, source: io::Error },
     #[error("the system gives no new process; its limit of processes or memory is reached ({0})")]
     NoProcess(io::Error),
     #[error("run.sh cannot be started: {0}")]
@@ -95,6 +101,8 @@ impl StartError {
         match self {
             Self::Directory(error)
             | Self::Record(error)
+            | Self::Temporary(error)
+            | Self::Call { source: error, .. }
             | Self::Log { source: error, .. }
             | Self::NoProcess(error)
             | Self::Spawn(error) => Some(error),
@@ -108,8 +116,9 @@ pub(super) struct Launcher {
     environment: Environment,
     stdin: File,
     outputs: Option<Outputs>,
-    /// What a payload does before its program.
-    calls: Vec<Call>,
+    /// What every payload does before its program.
+    always: Vec<Call>,
+    oom_score: Option<OomScore>,
     /// What runs scripts without a `#!` line.
     shell: Option<PathBuf>,
 }
@@ -131,8 +140,8 @@ impl Launcher {
         let outputs = max_log.map(Outputs::start).transpose()?;
         let environment = Environment::new();
         let shell = find_shell(environment.path());
-        let calls = limits.into_iter().map(|(resource, limit)| Call::Limit(resource, limit)).collect();
-        Ok(Self { environment, stdin, outputs, calls, shell })
+        let (always, oom_score) = (always::calls(limits), OomScore::open());
+        Ok(Self { environment, stdin, outputs, always, oom_score, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -178,19 +187,19 @@ impl Launcher {
         directory: &Path,
         streams: &Streams,
     ) -> Result<u32, StartError> {
-        let own = Environment::own(id, directory);
+        let own = Environment::own(id, directory, &temporary::path_of(directory));
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
         let path = CString::new(directory.as_os_str().as_bytes()).map_err(|e| StartError::Spawn(e.into()))?;
         let command = |program, arguments| {
-            spawn_when_free(&Command {
+            self.spawn(&Command {
                 program,
                 arguments,
                 environment: &environment,
                 directory: &path,
                 stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
                 namespaces: &[],
-                calls: &self.calls,
+                calls: &self.always,
             })
         };
         match command(c"./run.sh", &[c"./run.sh"]) {
@@ -210,6 +219,13 @@ impl Launcher {
             }
             Err(error) => Err(why(error, directory)),
             Ok(pid) => Ok(pid),
+        }
+    }
+
+    fn spawn(&self, command: &Command<'_>) -> Result<u32, SpawnError> {
+        match &self.oom_score {
+            Some(score) => score.raised(|| spawn_when_free(command)),
+            None => spawn_when_free(command),
         }
     }
 }
@@ -250,7 +266,8 @@ fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> 
 /// Looks at the files to say what the error number alone does not.
 fn why(error: SpawnError, directory: &Path) -> StartError {
     let error = match error {
-        SpawnError::Process(error) | SpawnError::Namespace(error) | SpawnError::Call { error, .. } => return StartError::NoProcess(error),
+        SpawnError::Process(error) | SpawnError::Namespace(error) => return StartError::NoProcess(error),
+        SpawnError::Call { call, error: source } => return StartError::Call { call, source },
         SpawnError::Directory(error) => return StartError::Directory(error),
         SpawnError::Program(error) => error,
     };
@@ -279,8 +296,10 @@ mod tests {
 
     #[test]
     fn a_script_that_somebody_still_holds_open_for_writing_is_started_when_he_lets_go() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join(SCRIPT);
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let directory = home.path().join("payload");
+        std::fs::create_dir(&directory).expect("made");
+        let path = directory.join(SCRIPT);
         let mut script = File::create(&path).expect("created");
         script.write_all(b"#!/bin/sh\nexit 0\n").expect("written");
         script.set_permissions(std::fs::Permissions::from_mode(0o755)).expect("made executable");
@@ -289,8 +308,8 @@ mod tests {
             drop(script);
         });
         let launcher = Launcher::new(None, Vec::new()).expect("/dev/null");
-        let streams = launcher.open_streams(1, directory.path()).expect("created");
-        let pid = launcher.start(1, directory.path(), &streams).expect("started");
+        let streams = launcher.open_streams(1, &directory).expect("created");
+        let pid = launcher.start(1, &directory, &streams).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

@@ -17,6 +17,7 @@ use super::inbox::Sender;
 use super::script;
 use super::start::{Launcher, StartError, Streams};
 use crate::data::path::DataPath;
+use crate::data::temporary;
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 
@@ -128,7 +129,8 @@ impl Starter {
         }
         if let Ok(Some(next)) = self.ends.store.next_waiting() {
             let directory = &next.loc;
-            if let Err(error) = Launcher::try_streams(directory)
+            let made = temporary::make(directory).map(drop).map_err(StartError::Temporary);
+            if let Err(error) = Launcher::try_streams(directory).and(made)
                 && self.is_of_host(&error, directory)
             {
                 return self.put_off(Some(error.to_string()));
@@ -165,6 +167,7 @@ impl Starter {
 
     /// What becomes of a payload that was claimed and could not be started: it waits, or that is its end. May wait for the disk.
     pub(super) fn not_started(&self, id: PayloadId, directory: &Path, error: &StartError) {
+        remove_temporary(id, directory);
         if self.is_of_host(error, directory) {
             self.begin_outage(error.to_string());
             self.put_back(id);
@@ -248,6 +251,7 @@ impl Starter {
         let directory: Arc<Path> = payload.loc.as_path().into();
         script::check(&directory)?;
         let streams = self.launcher.open_streams(payload.id, &directory)?;
+        temporary::make(&directory).map_err(StartError::Temporary)?;
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
         Ok(Ready { id: payload.id, directory, streams })
@@ -255,6 +259,19 @@ impl Starter {
 
     fn slots(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes what a payload without processes has in the way of temporary files. What the disk does not let go is removed by the next
+/// start of the client. May wait for the disk.
+pub(super) fn remove_temporary(id: PayloadId, directory: &Path) {
+    if let Err(error) = temporary::remove(directory) {
+        event!(
+            Warn,
+            "cannot remove the temporary files of a payload; the next start of the client does",
+            payload = id,
+            error = error
+        );
     }
 }
 

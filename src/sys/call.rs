@@ -161,6 +161,7 @@ impl Trees {
 
 impl Call {
     /// Makes it in this process.
+    #[allow(dead_code)]
     pub fn make_here(&self) -> io::Result<()> {
         Ok(self.make(&Trees(Vec::new()))?)
     }
@@ -178,7 +179,13 @@ impl Call {
             Self::Unshare(flags) => done(system_call(libc::SYS_unshare, [number(*flags), 0, 0, 0, 0])),
             Self::Mount { source, target, kind, flags, data } => {
                 let flags = usize::try_from(*flags).map_err(|_| Errno::INVAL)?;
-                let arguments = [optional(source), text(target), optional(kind), flags, optional(data)];
+                let arguments = [
+                    optional(source.as_ref()),
+                    text(target),
+                    optional(kind.as_ref()),
+                    flags,
+                    optional(data.as_ref()),
+                ];
                 done(system_call(libc::SYS_mount, arguments))
             }
             Self::OpenTree { path, tree } => {
@@ -294,8 +301,8 @@ fn text(text: &CStr) -> usize {
     address(text.as_ptr())
 }
 
-fn optional(given: &Option<Text>) -> usize {
-    given.as_deref().map_or(0, text)
+fn optional(given: Option<&Text>) -> usize {
+    given.map_or(0, |given| text(given))
 }
 
 fn address<T>(pointer: *const T) -> usize {

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 
 use crate::data::directory::{self, Id};
+use crate::data::temporary;
 use crate::event;
 use crate::payload::PayloadId;
 use crate::store::{Store, StoreError};
@@ -54,8 +55,10 @@ fn look(
     for payload in running {
         let mut used = Use::default();
         // What cannot be read for another reason is somebody else's error.
-        if let Err(Errno::ACCESS) = used.count(&payload.loc, max_disk) {
-            used.is_closed = true;
+        for place in [&payload.loc, &temporary::path_of(&payload.loc)] {
+            if let Err(Errno::ACCESS) = used.count(place, max_disk) {
+                used.is_closed = true;
+            }
         }
         if used.is_closed && told.insert(payload.id) {
             event!(
@@ -66,7 +69,8 @@ fn look(
             );
         }
         if used.bytes > max_disk && !payload.killed {
-            let reason = format!("its directory took more than MAX_DISK, {max_disk} bytes");
+            let reason =
+                format!("its directory and its temporary files took more than MAX_DISK, {max_disk} bytes");
             store.kill(payload.id, &reason)?;
             end(payload.id);
             event!(Warn, "payload is ended", payload = payload.id, reason = reason);

@@ -11,6 +11,7 @@ use crate::data::ids::{Ids, was_earlier_here};
 use crate::data::path::DataPath;
 use crate::data::record::{self, RecordError};
 use crate::data::remove::remove_tree;
+use crate::data::temporary;
 use crate::event;
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 use crate::store::{Store, StoreError};
@@ -199,6 +200,14 @@ impl Found {
         }
         if self.may_have_strays {
             end_strays(data_path.path());
+        }
+        // Nobody is left who could use them. An error is one of the disk, on which payloads wait.
+        if let Err(error) = temporary::remove_all(data_path.path()) {
+            event!(
+                Warn,
+                "cannot remove the temporary files of the life before; the next start does it",
+                error = error
+            );
         }
         for payload in self.cut_off {
             counts.count(&end(store, payload, records, CUT_OFF)?);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, missing_docs)] // a test says what is wrong by failing
 
 mod admission;
+mod always;
 mod bounds;
 mod client;
 mod disk;

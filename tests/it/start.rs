@@ -137,10 +137,10 @@ fn a_shell_that_this_system_has_not_is_told_with_what_to_do() {
 }
 
 #[test]
-fn payloads_have_the_limits_and_the_umask_that_the_client_was_started_with() {
+fn payloads_have_the_limits_that_the_client_was_started_with() {
     // Soft and hard ones, as bash tells them, and what the kernel ignores for them.
-    let look = "ulimit -Sa; ulimit -Ha; umask; grep SigIgn /proc/self/status";
-    let set = "ulimit -Sn 300; ulimit -Sc 0; ulimit -Sf 5000; ulimit -Su 5000; umask 0037";
+    let look = "ulimit -Sa; ulimit -Ha; grep SigIgn /proc/self/status";
+    let set = "ulimit -Sn 300; ulimit -Sc 0; ulimit -Sf 5000; ulimit -Su 5000";
     for ignored in ["", "trap '' XFSZ; "] {
         let prepared = format!("{set}; {ignored}exec \"$@\"");
         let own = Command::new("bash").args(["-c", &prepared, "bash", "bash", "-c", look]).output().unwrap();
@@ -223,6 +223,8 @@ fn the_environment_has_what_a_script_needs_and_no_secret() {
     let loc = client.directories()[0].canonicalize().unwrap().display().to_string();
     let mut variables: Vec<&str> = environment.split_terminator('\0').collect();
     variables.sort_unstable();
+    let of_temporary = variables.iter().position(|variable| variable.starts_with("TMPDIR=/"));
+    variables.remove(of_temporary.unwrap());
     assert_eq!(
         variables,
         [
