@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit};
+
 use crate::api::{Api, Bounds};
 use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::disk_error::is_out_of_descriptors;
@@ -19,6 +21,7 @@ use crate::host::load::Load;
 use crate::host::service_manager::Notifier;
 use crate::host::{Room, memory, rlimit};
 use crate::http::{self, Listener, Server, Waiting};
+use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::runner::{self, Runner};
 use crate::settings::{Durable, Settings};
@@ -97,22 +100,16 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let remover = Remover::new(data_path.shelf(), durability);
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
-    let limits = runner::Limits {
-        slots: settings.max_jobs,
-        kill_grace: settings.kill_grace,
-        linger: settings.linger,
-        time_limit: settings.time_limit,
-        max_log: settings.max_log,
-        of_processes: rlimit::changed_since(limits_at_start),
-        has_successor: settings.recover,
-    };
-    let (runner, begin_to_run) = Runner::prepare(store.clone(), records.clone(), &data_path, limits)
-        .map_err(|error| system("cannot start the runner", &error))?;
-    if let Some(max_disk) = settings.max_disk {
-        let ends = runner.clone();
-        quota::start(store.clone(), max_disk, move |id| ends.kill(id))
-            .map_err(|error| system("cannot look after MAX_DISK", &error))?;
-    }
+    let processors = Processors::usable();
+    let limits = runner_limits(settings, &processors, limits_at_start);
+    let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
+    let running = Running::default();
+    let (runner, begin_to_run) =
+        Runner::prepare(store.clone(), records.clone(), &data_path, limits, processors, running.clone())
+            .map_err(|error| system("cannot start the runner", &error))?;
+    let ends = runner.clone();
+    quota::start(store.clone(), running, move |id| ends.kill(id))
+        .map_err(|error| system("cannot look after MAX_DISK", &error))?;
     let threads = http::Threads::start(room.uploads, room.downloads)
         .map_err(|error| system("cannot start the watch over waits", &error))?;
     let disk = Disk::with_a_thread().map_err(|error| system("cannot start a disk thread", &error))?;
@@ -141,11 +138,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         ids: ids.clone(),
         records: records.clone(),
         remover: remover.clone(),
-        bounds: Bounds {
-            max_upload: settings.max_upload,
-            max_queue: settings.max_queue,
-            min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
-        },
+        bounds: bounds(settings, grant),
         zip_threads: settings.zip_threads,
         disk_timeout: settings.disk_timeout,
         watch: threads.watch(),
@@ -160,12 +153,69 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     if end == End::Drained {
         owed::finish(&records, &remover);
     }
-    leave(&ids, &data_path);
+    leave(&ids, &data_path, cgroups.as_deref());
     Ok(end)
 }
 
+/// How payloads are run, and what they may use: `limits_at_start` if they were this process's own.
+fn runner_limits(
+    settings: &Settings,
+    processors: &Processors,
+    limits_at_start: Vec<(Resource, Rlimit)>,
+) -> runner::Limits {
+    let usable = processors.count();
+    if settings.job_cpus.is_some_and(|number| number as usize > usable) {
+        event!(Warn, "JOB_CPUS is more than there are: payloads may use all", cpus = usable);
+    }
+    let grant = Grant::of_client(settings, usable);
+    runner::Limits {
+        slots: settings.max_jobs,
+        kill_grace: settings.kill_grace,
+        linger: settings.linger,
+        grant,
+        cgroups: take_cgroups(usable, &grant),
+        max_log: settings.max_log,
+        of_processes: rlimit::changed_since(limits_at_start),
+        has_successor: settings.recover,
+    }
+}
+
+/// Where none are delegated, the limits of trees are looked at once a second; worth a word where there is such a limit.
+fn take_cgroups(processors: usize, grant: &Grant) -> Option<Arc<Cgroups>> {
+    match Cgroups::take(processors) {
+        Ok(cgroups) => {
+            event!(Info, "the kernel keeps limits of payloads by cgroup", controllers = cgroups.shown());
+            Some(cgroups)
+        }
+        Err(why) => {
+            let is_limited = [Limit::Memory, Limit::Pids].iter().any(|limit| grant.get(*limit).is_some());
+            if is_limited || matches!(why, NoCgroups::Refused(_)) {
+                event!(
+                    Warn,
+                    "MEMORY_LIMIT and PIDS_LIMIT are looked at once a second: there is no cgroup for them",
+                    reason = why.to_string()
+                );
+            }
+            None
+        }
+    }
+}
+
+/// What is admitted. `grant`: what a payload may ask for at the most.
+fn bounds(settings: &Settings, grant: Grant) -> Bounds {
+    Bounds {
+        max_upload: settings.max_upload,
+        max_queue: settings.max_queue,
+        min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
+        grant,
+    }
+}
+
 /// What is left to be written.
-fn leave(ids: &Ids, data_path: &DataPath) {
+fn leave(ids: &Ids, data_path: &DataPath, cgroups: Option<&Cgroups>) {
+    if let Some(cgroups) = cgroups {
+        cgroups.close();
+    }
     if let Err(error) = ids.close() {
         event!(Warn, "cannot write the mark of the payload ids; some numbers are lost", error = error);
     }

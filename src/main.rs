@@ -10,6 +10,7 @@ mod data;
 mod disk_threads;
 mod host;
 mod http;
+mod limits;
 mod log;
 mod payload;
 mod runner;

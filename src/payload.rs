@@ -168,6 +168,8 @@ pub struct Payload {
     pub usage: Usage,
     /// Whether anybody has fetched its result.
     pub is_told: bool,
+    /// The limits that its form asked for, as a `#JOB` line has them: `time_limit=2h job_cpus=1`.
+    pub asked: Option<String>,
 }
 
 /// The wire form. `input` is always `{}`: the servers require the field and do not read it.
@@ -211,6 +213,7 @@ impl Payload {
             left_over: None,
             usage: Usage::default(),
             is_told: false,
+            asked: None,
         }
     }
 
@@ -370,6 +373,7 @@ mod tests {
             left_over: None,
             usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
             is_told: false,
+            asked: None,
         };
         assert_eq!(
             payload.to_json(),

@@ -21,26 +21,27 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("cli", &["settings"]),
     (
         "client",
-        &["api", "clock", "data", "disk_threads", "event", "host", "http", "log", "payload", "runner"],
+        &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
-    ("client", &["settings", "store", "sys", "upkeep"]),
+    ("client", &["runner", "settings", "store", "sys", "upkeep"]),
     ("api", &["archive", "data", "disk_threads", "event", "host", "http", "payload", "runner", "store"]),
-    ("api", &["upkeep", "upload"]),
+    ("api", &["limits", "upkeep", "upload"]),
     // What does the work.
     ("archive", &["clock", "data"]),
     ("http", &["clock", "disk_threads", "event", "sys"]),
     (
         "runner",
-        &["clock", "data", "disk_threads", "event", "log", "payload", "settings", "store", "sys", "upkeep"],
+        &["clock", "data", "disk_threads", "event", "limits", "log", "payload", "sandbox", "settings"],
     ),
-    ("runner", &["sandbox"]),
+    ("runner", &["store", "sys", "upkeep"]),
     ("upload", &["data"]),
     // Who looks after it.
-    ("upkeep", &["clock", "data", "event", "payload", "store"]),
+    ("upkeep", &["clock", "data", "event", "limits", "payload", "store"]),
     // What it stands on.
     ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
     ("host", &["clock", "event"]),
+    ("limits", &["event", "payload", "settings", "sys"]),
     ("sandbox", &["event", "sys"]),
     ("settings", &["log"]),
     ("store", &["clock", "payload"]),

@@ -14,7 +14,7 @@ use std::path::Path;
 use bytes::Bytes;
 use fuzz::place::{clear, place};
 use fuzz::script;
-use fuzz::upload::{self, Received};
+use fuzz::upload::{self, Received, Wanted};
 use libfuzzer_sys::fuzz_target;
 
 /// Bodies up to this size are also given byte by byte.
@@ -73,7 +73,7 @@ fn receive(pieces: &[&[u8]], boundary: &str) -> Outcome {
 fn receive_from(body: impl Iterator<Item = io::Result<Bytes>> + Send, boundary: &str) -> Outcome {
     let place = place("multipart");
     let directory = place.join("payload");
-    let result = upload::receive(body, boundary, &directory);
+    let result = upload::receive(body, boundary, &directory, &mut Wanted::default());
     let beside = fs::read_dir(place).expect("the place").count();
     match result {
         Ok(received) => {

@@ -18,6 +18,7 @@ use crate::disk_threads::Disk;
 use crate::event;
 use crate::host::load::Load;
 use crate::http::{HttpError, Method, Request, Response, Service, Waiting, Watch};
+use crate::limits::Grant;
 use crate::payload::{Payload, PayloadId};
 use crate::runner::Runner;
 use crate::store::{Store, StoreError};
@@ -69,6 +70,8 @@ pub struct Bounds {
     pub max_queue: u32,
     /// What uploads leave free on the disk.
     pub min_free: Free,
+    /// What a payload may use at the most.
+    pub grant: Grant,
 }
 
 /// A path that is known, with what its last segment says.

@@ -11,9 +11,10 @@ use crate::data::ids::IdError;
 use crate::data::record::{self, Durability, FileSystem};
 use crate::event;
 use crate::http::{Chunks, HttpError, Request, Response};
+use crate::limits::{self, RequestError};
 use crate::payload::Payload;
 use crate::store::StoreError;
-use crate::upload::{self, BoundaryError, Kind, Received, UploadError};
+use crate::upload::{self, BoundaryError, Kind, Received, UploadError, Wanted};
 
 /// How many bytes are received between two looks at what is free on the disk.
 const LOOK_BYTES: u64 = 4 * 1024 * 1024;
@@ -84,8 +85,18 @@ impl Api {
         };
         let pieces =
             Pieces { chunks: &mut *chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
-        let received = upload::receive(pieces, boundary, directory).map_err(Refused::Upload)?;
-        self.queue(chunks, directory, received, file_system.as_ref())
+        let mut wanted = Wanted::of(limits::WORDS);
+        let received = upload::receive(pieces, boundary, directory, &mut wanted).map_err(Refused::Upload)?;
+        let asked = self.asked(&wanted).map_err(Refused::Limits)?;
+        self.queue(chunks, directory, received, asked, file_system.as_ref())
+    }
+
+    /// The limits that the form asks for, once it is clear that this client grants them.
+    fn asked(&self, fields: &Wanted) -> Result<Option<String>, RequestError> {
+        let mut request = limits::Request::default();
+        fields.values().try_for_each(|(word, value)| request.add(word, value))?;
+        request.within(&self.bounds.grant)?;
+        Ok(request.to_text())
     }
 
     /// The record is on the disk before anybody hears of the payload.
@@ -94,6 +105,7 @@ impl Api {
         chunks: &Chunks,
         directory: &Path,
         received: Received,
+        asked: Option<String>,
         file_system: Option<&FileSystem>,
     ) -> Result<Payload, Refused> {
         if self.is_draining() {
@@ -101,7 +113,7 @@ impl Api {
         }
         file_system.map_or(Ok(()), FileSystem::sync).map_err(Refused::Note)?;
         let id = self.ids.take().map_err(Refused::Id)?;
-        let payload = Payload::prepared(id, directory.to_owned());
+        let payload = Payload { asked, ..Payload::prepared(id, directory.to_owned()) };
         // Not by `records`: nothing is owed of a payload that was not taken.
         self.records.note_first(&payload).map_err(Refused::Note)?;
         // A record that the next start does not find is none.
@@ -125,7 +137,8 @@ impl Api {
             payload = id,
             files = received.files,
             bytes = received.bytes,
-            fields = received.fields
+            fields = received.fields,
+            limits = payload.asked.as_deref()
         );
         self.runner.start_waiting();
         Ok(payload)
@@ -143,6 +156,8 @@ impl Api {
 /// Why a payload was not taken.
 enum Refused {
     Upload(UploadError),
+    /// A form field asks for a limit that there is not, or for more than this client grants.
+    Limits(RequestError),
     Draining,
     /// The disk let it be done after its sender was told that it failed.
     TooLate,
@@ -165,9 +180,12 @@ impl Refused {
             | Self::Place(source)
             | Self::Note(source)
             | Self::Id(IdError::Mark(source)) => Some(source),
-            Self::Upload(_) | Self::Draining | Self::TooLate | Self::Id(IdError::UsedUp) | Self::Store(_) => {
-                None
-            }
+            Self::Upload(_)
+            | Self::Limits(_)
+            | Self::Draining
+            | Self::TooLate
+            | Self::Id(IdError::UsedUp)
+            | Self::Store(_) => None,
         }
     }
 
@@ -175,6 +193,10 @@ impl Refused {
     fn told(self, api: &Api) -> HttpError {
         let told = match self {
             Self::Upload(error) => return refusal(api, &error),
+            Self::Limits(error) => {
+                let message = format!("A form field asks for what is not granted: {error}.");
+                HttpError::new(400, "bad_limit", message)
+            }
             Self::Draining => ready::draining(),
             Self::TooLate => HttpError::disk_stuck(api.disk_timeout),
             Self::Id(IdError::UsedUp) => ready::ids_used_up(),

@@ -86,6 +86,8 @@ pub struct Record {
     usage: Usage,
     /// Whether anybody has fetched the result.
     told: Option<bool>,
+    /// The limits that its form asked for.
+    asked: Option<String>,
     /// In which epoch it was written (see [`Shelf::next_epoch`]); none where it was on the disk before anybody was told.
     epoch: Option<u64>,
 }
@@ -110,6 +112,7 @@ impl Record {
             left_over: payload.left_over,
             usage: payload.usage,
             told: payload.is_told.then_some(true),
+            asked: payload.asked.clone(),
             epoch: None,
         }
     }
@@ -171,6 +174,7 @@ impl Record {
             left_over: self.left_over,
             usage: self.usage,
             is_told: self.told == Some(true),
+            asked: self.asked,
         }
     }
 }
@@ -600,9 +604,10 @@ mod tests {
             usage: Usage { wall_s: 0.1, user_s: 1e-9, system_s: 1234.5, max_rss_bytes: 1 << 40 },
         };
         let ended = running.clone().ended(&failed).noted();
+        let limited = Payload { asked: Some("time_limit=2h job_cpus=1".to_owned()), ..prepared.clone() };
         let long = Payload { error: Some("x".repeat(4000)), is_told: true, ..ended.clone() };
         let killed = Payload { status: Status::Killed, killed: true, ..running.clone() };
-        for state in [prepared, running, ended, long, killed] {
+        for state in [prepared, limited, running, ended, long, killed] {
             for durability in [Durability::Process, Durability::Power] {
                 shelf.save(&state, durability).expect("saved");
                 assert_eq!(load(&shelf, &state).expect("a record"), state);

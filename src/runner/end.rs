@@ -12,10 +12,15 @@ use super::start::StartError;
 use super::starter::{Ready, remove_temporary};
 use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::event;
+use crate::limits::{Limit, OutOfMemory};
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
 use crate::store::Store;
 use crate::sys::{self, Exit, ExitResult};
 use crate::upkeep::record_writer::Records;
+
+/// Told where a cgroup says so.
+const NO_MEMORY: &str = "the kernel ended it because there was no memory left: on the host, or in what the client itself may use (MemoryMax, \
+     the container's limit)";
 
 impl Work {
     /// Reaps until no ended child is left, and looks for what is left of payloads where that is due.
@@ -61,6 +66,8 @@ impl Work {
             // Helpers of it may still write what it gave them: their input is closed now.
             _ => run.phase = Phase::Lingering { until: Instant::now() + self.limits.linger, exit },
         }
+        let id = run.id;
+        self.running.root_is_reaped(id);
     }
 
     /// Ends a payload that the store has marked as killed.
@@ -108,7 +115,7 @@ impl Work {
             };
             if !is_any_left {
                 let run = self.runs.swap_remove(index);
-                self.finish(&run, exit);
+                self.finish(run, exit);
                 continue;
             }
             if matches!(run.phase, Phase::Lingering { .. }) {
@@ -165,7 +172,12 @@ impl Work {
         })
     }
 
-    fn finish(&self, run: &Run, exit: Exit) {
+    fn finish(&mut self, run: Run, exit: Exit) {
+        self.running.end(run.id);
+        self.processors.give_back(run.processors.as_ref());
+        if let Some(reason) = run.limit_met(&exit) {
+            self.mark_killed(run.id, &reason);
+        }
         let usage = Usage {
             wall_s: seconds(run.started.elapsed()),
             user_s: seconds(exit.user),
@@ -176,17 +188,22 @@ impl Work {
             event!(Info, "run.sh left processes behind", payload = run.id, left_over = left_over.in_words());
         }
         self.launcher.end_outputs(&run.outputs);
-        let outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
-        let (id, directory) = (run.id, Arc::clone(&run.directory));
+        let mut outcome = Outcome { left_over: run.left_over, ..outcome_of(exit.result, usage) };
+        if outcome.status == Status::Failed && run.out_of_memory() == Some(OutOfMemory::Host) {
+            outcome.error = Some(NO_MEMORY.to_owned());
+        }
+        let Run { id, directory, group, .. } = run;
         self.end(move |ends| {
             ends.note(id, &outcome);
             remove_temporary(id, &directory);
+            // Whatever is in it still is ended.
+            drop(group);
         });
     }
 
     /// Ends a payload that was ready and had no process.
     pub(super) fn end_unstarted(&self, ready: Ready, outcome: Outcome) {
-        let Ready { id, directory, streams } = ready;
+        let Ready { id, directory, streams, .. } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
         self.end(move |ends| {
@@ -197,7 +214,7 @@ impl Work {
 
     /// Lets a payload wait that the host cannot start now, or ends it, if it can never be started.
     pub(super) fn give_up_start(&self, ready: Ready, error: StartError) {
-        let Ready { id, directory, streams } = ready;
+        let Ready { id, directory, streams, .. } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
         let starter = self.starter.clone();
@@ -282,6 +299,34 @@ impl Run {
 
     fn has_exited(&self) -> bool {
         self.exit().is_some()
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
+    }
+
+    fn out_of_memory(&self) -> Option<OutOfMemory> {
+        self.group.as_ref()?.out_of_memory()
+    }
+
+    /// The limit that has ended it, where the kernel did so by a signal (setrlimit(2)), to `run.sh` or to what it ran last and took its exit
+    /// code from, and nobody else has ended it.
+    fn limit_met(&self, exit: &Exit) -> Option<String> {
+        if self.is_ending() && self.left_over.is_none() {
+            return None;
+        }
+        let is_by = |signal: Signal| match exit.result {
+            ExitResult::Code(code) => code == 128 + signal.as_raw(),
+            ExitResult::Signal(number) => number == signal.as_raw(),
+        };
+        let has_failed = exit.result != ExitResult::Code(0);
+        let is_memory = has_failed && self.out_of_memory() == Some(OutOfMemory::Limit);
+        let cpu = self.grant.time(Limit::Cpu);
+        let is_used_up = cpu.is_some_and(|most| exit.user + exit.system >= most);
+        let is_cpu = is_by(Signal::XCPU) || (has_failed && is_used_up);
+        let met = [(Limit::Memory, is_memory), (Limit::Cpu, is_cpu), (Limit::File, is_by(Signal::XFSZ))];
+        let mut met = met.into_iter().filter(|(_, is_met)| *is_met);
+        met.find_map(|(limit, _)| Some(limit.reason(self.grant.get(limit)?)))
     }
 }
 

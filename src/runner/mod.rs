@@ -6,6 +6,7 @@ mod end;
 mod environment;
 mod guard;
 mod inbox;
+mod looks;
 mod output;
 mod processes;
 mod script;
@@ -29,9 +30,9 @@ use crate::clock::running_ms;
 use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
+use crate::limits::{self, Cgroups, Entry, Grant, Group, Limit, Processors, Running, Taken};
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
 use crate::sandbox::always;
-use crate::settings;
 use crate::store::Store;
 use crate::sys::{self, Exit};
 use crate::upkeep::record_writer::Records;
@@ -61,6 +62,8 @@ enum Event {
     Start(Ready),
     /// End the processes of this payload; the store says `Killed` already.
     Kill(PayloadId),
+    /// As `Kill`, by SIGKILL: the host has no time to lose.
+    KillAtOnce(PayloadId),
     /// Start nothing more; end what still runs at this moment; then say so.
     Drain(Instant, mpsc::Sender<()>),
     /// End all processes by SIGKILL.
@@ -68,7 +71,7 @@ enum Event {
 }
 
 /// How the runner behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Limits {
     /// How many payloads run at once.
     pub slots: usize,
@@ -76,8 +79,10 @@ pub struct Limits {
     pub kill_grace: Duration,
     /// What processes have that `run.sh` leaves behind, until SIGTERM.
     pub linger: Duration,
-    /// How long a payload may run; `None` for as long as it likes.
-    pub time_limit: Option<Duration>,
+    /// What each payload may use at the most.
+    pub grant: Grant,
+    /// Where the kernel keeps a part of it, if so.
+    pub cgroups: Option<Arc<Cgroups>>,
     /// How many bytes of each output of a payload are kept; `None` for all.
     pub max_log: Option<u64>,
     /// The limits that payloads have (getrlimit(2)), where the client has other ones.
@@ -103,6 +108,8 @@ impl Runner {
         records: Records,
         data_path: &DataPath,
         limits: Limits,
+        processors: Processors,
+        running: Running,
     ) -> io::Result<(Self, impl FnOnce())> {
         let adopts = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         if let Err(errno) = adopts {
@@ -119,13 +126,9 @@ impl Runner {
         let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone())?);
         always::close_to_others();
         let ends = Ends { store: store.clone(), records };
-        let starter = Starter::new(
-            ends.clone(),
-            data_path.clone(),
-            Arc::clone(&launcher),
-            limits.slots,
-            events.clone(),
-        );
+        let starter =
+            Starter::new(ends.clone(), data_path.clone(), Arc::clone(&launcher), &limits, events.clone());
+        looks::start(running.clone(), store.clone(), events.clone())?;
         let work = Work {
             ends,
             store,
@@ -133,6 +136,8 @@ impl Runner {
             starter: starter.clone(),
             limits,
             runs: Vec::new(),
+            processors,
+            running,
             data_path: data_path.path().to_owned(),
             strangers: processes::adopted(&[]).map_err(io::Error::other)?,
             guard: None,
@@ -208,8 +213,13 @@ struct Run {
     pid: u32,
     directory: Arc<Path>,
     started: Instant,
-    /// How long it may run.
+    /// What it may use.
+    grant: Grant,
+    /// Until when it may run.
     limit: Option<Instant>,
+    /// The processors that it may use, where these are not all.
+    processors: Option<Taken>,
+    group: Option<Arc<Group>>,
     phase: Phase,
     /// How those end that `run.sh` has left behind, where it has.
     left_over: Option<LeftOver>,
@@ -234,6 +244,9 @@ struct Work {
     launcher: Arc<Launcher>,
     starter: Starter,
     runs: Vec<Run>,
+    processors: Processors,
+    /// What runs, for those who look at limits.
+    running: Running,
     /// Where all payload directories are.
     data_path: PathBuf,
     /// Children that this process had before the runner: somebody else's, left alone.
@@ -260,6 +273,10 @@ struct Work {
 impl Work {
     fn run(mut self, inbox: &Inbox<Event>, children: &OwnedFd) {
         self.start_guard();
+        // Its guard is gone, too.
+        if let Some(cgroups) = &self.limits.cgroups {
+            cgroups.remove_old();
+        }
         // What an earlier life has left; who comes later starts himself.
         if self.store.waiting() > 0 {
             self.fill_slots();
@@ -284,14 +301,23 @@ impl Work {
         // A time that does not fit is centuries away.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
         let bells = [inbox.bell(), children.as_fd()];
-        let mut bells = bells.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN));
+        let mut bells: Vec<_> =
+            bells.into_iter().map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)).collect();
+        // What is being ended may go on asking for processes.
+        let of_groups =
+            self.runs.iter().filter(|run| !run.is_ending()).filter_map(|run| run.group.as_ref()?.bell());
+        bells.extend(of_groups.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::PRI)));
         let woken = poll(&mut bells, left.as_ref());
+        let is_group_full = bells.iter().skip(2).any(|bell| !bell.revents().is_empty());
         self.busy_since.store(running_ms().max(1), Ordering::Relaxed);
         if let Err(errno) = woken
             && errno != Errno::INTR
         {
             event!(Error, "the runner cannot sleep until something happens", error = errno.to_string());
             thread::sleep(ENDING_LOOK);
+        }
+        if is_group_full {
+            self.end_full_groups();
         }
         // What it says of the first of them is not needed: all are looked for.
         self.is_look_due |= rustix::io::read(children, &mut [0; sys::CHILD_END_BYTES]).is_ok();
@@ -313,6 +339,7 @@ impl Work {
         match event {
             Event::Start(ready) => self.start(ready),
             Event::Kill(id) => self.kill(id),
+            Event::KillAtOnce(id) => self.kill_at_once(id),
             Event::Drain(deadline, done) => {
                 self.starter.close();
                 self.drain = Some((deadline, done));
@@ -330,22 +357,46 @@ impl Work {
             self.starter.put_off(None);
             return;
         }
+        let grant = ready.grant;
+        let processors = grant.get(Limit::Processors).and_then(|number| self.processors.take(number));
+        let limits = limits::calls(&grant, processors.as_ref(), ready.group.as_deref());
         let started = Instant::now();
-        match self.launcher.start(id, &ready.directory, &ready.streams) {
+        match self.launcher.start(id, &ready.directory, &ready.streams, limits) {
             Ok(pid) => {
-                let Ready { directory, streams, .. } = ready;
+                let Ready { directory, streams, group, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
                 event!(Info, "payload started", payload = id, pid = pid);
-                let limit = self.limits.time_limit.map(|limit| started + limit);
-                let (phase, outputs) = (Phase::Running, streams.outputs);
-                self.runs.push(Run { id, pid, directory, started, limit, phase, left_over: None, outputs });
+                self.running.begin(Entry {
+                    id,
+                    directory: Arc::clone(&directory),
+                    root: pid,
+                    root_is_reaped: false,
+                    grant,
+                    group: group.clone(),
+                });
+                self.runs.push(Run {
+                    id,
+                    pid,
+                    directory,
+                    started,
+                    grant,
+                    limit: grant.time(Limit::Time).map(|limit| started + limit),
+                    processors,
+                    group,
+                    phase: Phase::Running,
+                    left_over: None,
+                    outputs: streams.outputs,
+                });
                 if self.starter.host_is_well() {
                     self.fill_slots();
                 }
             }
-            Err(error) => self.give_up_start(ready, error),
+            Err(error) => {
+                self.processors.give_back(processors.as_ref());
+                self.give_up_start(ready, error);
+            }
         }
     }
 
@@ -368,6 +419,19 @@ impl Work {
         self.disk.run(move || starter.retry());
     }
 
+    /// Ends the payloads that have as many processes as they may and ask for more.
+    fn end_full_groups(&mut self) {
+        let is_full =
+            |run: &&Run| !run.is_ending() && run.group.as_ref().is_some_and(|group| group.is_full());
+        let full = self.runs.iter().filter(is_full).map(|run| (run.id, run.grant.get(Limit::Pids)));
+        for (id, limit) in full.collect::<Vec<_>>() {
+            // Without a limit of its own it was one around the client that was met.
+            let Some(limit) = limit else { continue };
+            self.mark_killed(id, &Limit::Pids.reason(limit));
+            self.kill_at_once(id);
+        }
+    }
+
     fn start_guard(&mut self) {
         self.guard = Guard::start(&self.data_path);
         self.strangers.extend(self.guard.as_ref().map(Guard::pid));
@@ -387,12 +451,15 @@ impl Work {
                     overdue.push((run.id, STOPPED.to_owned()));
                 }
                 Phase::Running | Phase::Lingering { .. } if run.limit.is_some_and(|limit| limit <= now) => {
-                    let limit = settings::shown(self.limits.time_limit.unwrap_or_default());
-                    overdue.push((run.id, format!("it ran longer than TIME_LIMIT, {limit}")));
+                    let limit = run.grant.get(Limit::Time).unwrap_or_default();
+                    overdue.push((run.id, Limit::Time.reason(limit)));
                 }
                 Phase::Lingering { until, .. } if until <= now => lingering.push(run.id),
                 Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
                     processes::signal_tree(&tree, &known, Signal::KILL);
+                    if let Some(group) = &run.group {
+                        group.kill();
+                    }
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
                     *kill_at = now + ENDING_LOOK;
                     run.left_over = run.left_over.map(|_| LeftOver::Killed);
@@ -415,10 +482,16 @@ impl Work {
         for index in 0..self.runs.len() {
             let id = self.runs[index].id;
             self.mark_killed(id, STOPPED);
-            self.kill(id);
-            if let Phase::Ending { kill_at, .. } = &mut self.runs[index].phase {
-                *kill_at = Instant::now();
-            }
+            self.kill_at_once(id);
+        }
+    }
+
+    fn kill_at_once(&mut self, id: PayloadId) {
+        self.kill(id);
+        if let Some(run) = self.runs.iter_mut().find(|run| run.id == id)
+            && let Phase::Ending { kill_at, .. } = &mut run.phase
+        {
+            *kill_at = Instant::now();
         }
     }
 

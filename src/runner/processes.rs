@@ -35,13 +35,21 @@ const STRAYS_QUIET: Duration = Duration::from_millis(50);
 const LINE_LOOKS: u32 = 50;
 const LINE_PAUSE: Duration = Duration::from_millis(1);
 
-/// One process, as far as belonging goes.
-struct Entry {
-    pid: u32,
-    parent: u32,
-    group: u32,
-    session: u32,
-    is_zombie: bool,
+/// One process: where it belongs, and what it uses.
+#[cfg_attr(test, derive(Default))]
+pub(super) struct Entry {
+    pub(super) pid: u32,
+    pub(super) parent: u32,
+    pub(super) group: u32,
+    pub(super) session: u32,
+    pub(super) is_zombie: bool,
+    /// When it was started, in ticks since the boot: with the pid the one name that no other process has.
+    pub(super) started: u64,
+    /// Its CPU time, and that of the children that it has waited for.
+    pub(super) cpu_ms: u64,
+    /// Its memory, what it shares with others included.
+    pub(super) resident_bytes: u64,
+    pub(super) threads: u64,
 }
 
 /// What is known of a payload's tree: its id, and the pid of its `run.sh`, which is the number of its session and group.
@@ -175,6 +183,45 @@ fn members(tree: &Tree, known: &[u32]) -> Result<Vec<Entry>, Unknown> {
     Ok(all)
 }
 
+/// The processes of each of these payloads, by one look at /proc, for whom it is enough to look: nothing is reaped. What is left of a
+/// payload by `run.sh` descends from us, or from an init of ours, and shows where it comes from.
+pub(super) fn members_seen(trees: &[Tree]) -> Result<Vec<Vec<Entry>>, Unknown> {
+    let own_pid = std::process::id();
+    let all = entries()?;
+    let ours = with_descendants(&all, HashSet::from([own_pid]));
+    let of_root = |tree: &Tree| {
+        let is_seed =
+            |entry: &&Entry| !tree.root_is_reaped && (entry.pid == tree.root || entry.session == tree.root);
+        with_descendants(&all, all.iter().filter(is_seed).map(|entry| entry.pid).collect())
+    };
+    let mut found: Vec<HashSet<u32>> = trees.iter().map(of_root).collect();
+    for entry in all.iter().filter(|entry| entry.pid != own_pid && ours.contains(&entry.pid)) {
+        if found.iter().any(|members| members.contains(&entry.pid)) {
+            continue;
+        }
+        let origin = Origin::of(entry.pid)?;
+        let is_of = |tree: &Tree| entry.session == tree.root || origin.is(tree.id, &tree.directory);
+        if let Some(index) = trees.iter().position(is_of) {
+            found[index].insert(entry.pid);
+        }
+    }
+    let mut members: Vec<Vec<Entry>> = trees.iter().map(|_| Vec::new()).collect();
+    for entry in all {
+        if let Some(index) = found.iter().position(|members| members.contains(&entry.pid)) {
+            members[index].push(entry);
+        }
+    }
+    Ok(members)
+}
+
+/// The memory of a process, with its part of what it shares (`smaps_rollup`, Linux 4.14).
+pub(super) fn proportional_bytes(pid: u32) -> Option<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// Children of members are members; repeats until none is new. Trees are shallow, so this takes few rounds.
 fn with_descendants(all: &[Entry], mut members: HashSet<u32>) -> HashSet<u32> {
     loop {
@@ -273,7 +320,7 @@ fn is_of_a_payload(pid: u32, data_path: &Path) -> Result<bool, Unknown> {
 /// The system lacks what it takes to look at processes, descriptors for instance.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(super) struct Unknown(io::Error);
+pub(super) struct Unknown(pub(super) io::Error);
 
 /// What was read in /proc. `None` of what is gone, or another user's, or not there in this kernel.
 fn seen<T>(read: io::Result<T>) -> Result<Option<T>, Unknown> {
@@ -310,12 +357,18 @@ fn entry(pid: u32) -> Result<Option<Entry>, Unknown> {
 
 fn entry_of(stat: &[u8]) -> Option<Entry> {
     let stat = Stat::from_read(stat).ok()?;
+    let waited_for = u64::try_from(stat.cutime + stat.cstime).unwrap_or(0);
+    let ticks = stat.utime + stat.stime + waited_for;
     Some(Entry {
         pid: u32::try_from(stat.pid).ok()?,
         parent: u32::try_from(stat.ppid).ok()?,
         group: u32::try_from(stat.pgrp).ok()?,
         session: u32::try_from(stat.session).ok()?,
         is_zombie: stat.state == 'Z',
+        started: stat.starttime,
+        cpu_ms: ticks * 1000 / rustix::param::clock_ticks_per_second(),
+        resident_bytes: stat.rss * rustix::param::page_size() as u64,
+        threads: u64::try_from(stat.num_threads).unwrap_or(0),
     })
 }
 

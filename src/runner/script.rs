@@ -1,11 +1,13 @@
 //! What `run.sh` is, by its first bytes: what the kernel would run wrongly, or not at all, is told before the start.
 
-use std::fs::OpenOptions;
-use std::io::Read as _;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use rustix::fs::OFlags;
+
+use crate::limits::{Request, RequestError};
 
 /// The script of a payload.
 pub(super) const SCRIPT: &str = "run.sh";
@@ -74,15 +76,24 @@ fn judge(first: &[u8]) -> Result<(), ScriptError> {
     if is_text && is_whole { Err(ScriptError::CarriageReturns) } else { Ok(()) }
 }
 
+/// The limits that its `#JOB` lines ask for.
+pub(super) fn request(directory: &Path) -> Result<Request, RequestError> {
+    let file = open(&directory.join(SCRIPT));
+    file.map_or_else(|| Ok(Request::default()), |file| Request::of_script(BufReader::new(file)))
+}
+
 /// As much as the kernel looks at. `None` of what is no file, or cannot be read.
 fn first_bytes(script: &Path) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(LOOKED_AT);
+    open(script)?.take(LOOKED_AT as u64).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn open(script: &Path) -> Option<File> {
     // NONBLOCK: another payload may have put a pipe there.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(script).ok()?;
-    let is_file = file.metadata().ok()?.is_file();
-    let mut bytes = Vec::with_capacity(LOOKED_AT);
-    let is_read = is_file && file.take(LOOKED_AT as u64).read_to_end(&mut bytes).is_ok();
-    is_read.then_some(bytes)
+    file.metadata().is_ok_and(|metadata| metadata.is_file()).then_some(file)
 }
 
 /// Whether the kernel takes the script for a program and not for text.

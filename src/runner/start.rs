@@ -20,6 +20,7 @@ use super::output::{Output, Outputs, Pipe};
 use super::script::{self, SCRIPT, ScriptError};
 use crate::data::temporary;
 use crate::event;
+use crate::limits::RequestError;
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
 use crate::sys::{self, Call, Command, SpawnError};
@@ -46,6 +47,8 @@ pub(super) enum StartError {
     NoScript,
     #[error(transparent)]
     Script(#[from] ScriptError),
+    #[error("the limits that it asks for by #JOB lines or form fields are not granted: {0}")]
+    Limits(#[from] RequestError),
     #[error("its directory cannot be entered: {0}")]
     Directory(io::Error),
     #[error("its record cannot be written in DATA_PATH: {0}")]
@@ -180,13 +183,16 @@ impl Launcher {
         Ok(pipe.into())
     }
 
-    /// Starts the payload in `directory`. Gives its process, whose number is that of its session and process group too.
+    /// Starts the payload in `directory`, its child making `limits` first. Gives its process, whose number is that of its session and
+    /// process group too.
     pub(super) fn start(
         &self,
         id: PayloadId,
         directory: &Path,
         streams: &Streams,
+        limits: Vec<Call>,
     ) -> Result<u32, StartError> {
+        let calls: Vec<Call> = limits.into_iter().chain(self.always.iter().cloned()).collect();
         let own = Environment::own(id, directory, &temporary::path_of(directory));
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
@@ -199,7 +205,7 @@ impl Launcher {
                 directory: &path,
                 stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
                 namespaces: &[],
-                calls: &self.always,
+                calls: &calls,
             })
         };
         match command(c"./run.sh", &[c"./run.sh"]) {
@@ -309,7 +315,7 @@ mod tests {
         });
         let launcher = Launcher::new(None, Vec::new()).expect("/dev/null");
         let streams = launcher.open_streams(1, &directory).expect("created");
-        let pid = launcher.start(1, &directory, &streams).expect("started");
+        let pid = launcher.start(1, &directory, &streams, Vec::new()).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

@@ -19,6 +19,7 @@ use super::start::{Launcher, StartError, Streams};
 use crate::data::path::DataPath;
 use crate::data::temporary;
 use crate::event;
+use crate::limits::{Cgroups, Grant, Group, Request};
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 
 /// Between two attempts to start something while the host lacks what that takes.
@@ -34,6 +35,9 @@ pub(super) struct Starter {
     ends: Ends,
     data_path: DataPath,
     launcher: Arc<Launcher>,
+    /// What each payload may use at the most.
+    grant: Grant,
+    cgroups: Option<Arc<Cgroups>>,
     slots: Arc<Mutex<Slots>>,
     ready: Sender<Event>,
 }
@@ -61,6 +65,10 @@ pub(super) struct Ready {
     pub(super) id: PayloadId,
     pub(super) directory: Arc<Path>,
     pub(super) streams: Streams,
+    /// What it may use.
+    pub(super) grant: Grant,
+    /// Where the kernel keeps a part of that.
+    pub(super) group: Option<Arc<Group>>,
 }
 
 impl Starter {
@@ -69,11 +77,12 @@ impl Starter {
         ends: Ends,
         data_path: DataPath,
         launcher: Arc<Launcher>,
-        slots: usize,
+        limits: &super::Limits,
         ready: Sender<Event>,
     ) -> Self {
+        let (slots, grant, cgroups) = (limits.slots, limits.grant, limits.cgroups.clone());
         let slots = Slots { total: slots, taken: 0, is_closed: false, outage: None, quiet_until: None };
-        Self { ends, data_path, launcher, slots: Arc::new(Mutex::new(slots)), ready }
+        Self { ends, data_path, launcher, grant, cgroups, slots: Arc::new(Mutex::new(slots)), ready }
     }
 
     /// Makes waiting payloads ready as long as a slot is free. May wait for the disk.
@@ -250,11 +259,29 @@ impl Starter {
     fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
         let directory: Arc<Path> = payload.loc.as_path().into();
         script::check(&directory)?;
+        let grant = self.grant_of(payload, &directory)?;
         let streams = self.launcher.open_streams(payload.id, &directory)?;
         temporary::make(&directory).map_err(StartError::Temporary)?;
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
-        Ok(Ready { id: payload.id, directory, streams })
+        let group = self.group(payload.id, &grant);
+        Ok(Ready { id: payload.id, directory, streams, grant, group })
+    }
+
+    /// Without it what the payload uses is looked at.
+    fn group(&self, id: PayloadId, grant: &Grant) -> Option<Arc<Group>> {
+        let group = self.cgroups.as_ref()?.group(grant);
+        let group = group.inspect_err(|error| {
+            event!(Warn, "a payload has no cgroup", payload = id, error = error.to_string());
+        });
+        group.ok().map(Arc::new)
+    }
+
+    /// What it asks for, its form before its script, where that is no more than this client grants: another one may have taken it in.
+    fn grant_of(&self, payload: &Payload, directory: &Path) -> Result<Grant, StartError> {
+        let of_form = payload.asked.as_deref().map(Request::of_text).transpose()?;
+        let request = of_form.unwrap_or_default().or(script::request(directory)?);
+        Ok(request.within(&self.grant)?)
     }
 
     fn slots(&self) -> MutexGuard<'_, Slots> {

@@ -19,7 +19,7 @@ mod table;
 mod units;
 
 pub use table::{ALL, Setting, help};
-pub use units::shown;
+pub use units::{shown, shown_size, size, time};
 
 /// The shortest time where none is not accepted.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -54,6 +54,16 @@ pub struct Settings {
     pub max_jobs: usize,
     /// How long a payload may run.
     pub time_limit: Option<Duration>,
+    /// How much CPU time all processes of a payload may use.
+    pub cpu_limit: Option<Duration>,
+    /// How many bytes of memory all processes of a payload may take.
+    pub memory_limit: Option<u64>,
+    /// How many processes and threads a payload may have at once.
+    pub pids_limit: Option<u32>,
+    /// How many bytes a file may have that a payload writes.
+    pub file_limit: Option<u64>,
+    /// How many processors a payload may use; `None` for all.
+    pub job_cpus: Option<u32>,
     /// From SIGTERM to SIGKILL.
     pub kill_grace: Duration,
     /// What running payloads have when the client is stopped.
@@ -112,9 +122,14 @@ impl Settings {
             max_age: reader.time(&table::MAX_AGE, SHORTEST)?,
             max_jobs: match reader.given(&table::MAX_JOBS)? {
                 Some(_) => reader.number(&table::MAX_JOBS, 1..=65_535)?,
-                None => std::thread::available_parallelism().map_or(1, NonZero::get),
+                None => default_jobs(reader.count(&table::JOB_CPUS)?),
             },
-            time_limit: Some(reader.time(&table::TIME_LIMIT, Duration::ZERO)?).filter(|time| !time.is_zero()),
+            time_limit: reader.time_limit(&table::TIME_LIMIT)?,
+            cpu_limit: reader.time_limit(&table::CPU_LIMIT)?,
+            memory_limit: reader.size(&table::MEMORY_LIMIT)?,
+            pids_limit: reader.count(&table::PIDS_LIMIT)?,
+            file_limit: reader.size(&table::FILE_LIMIT)?,
+            job_cpus: reader.count(&table::JOB_CPUS)?,
             kill_grace: reader.time(&table::KILL_GRACE, Duration::ZERO)?,
             grace: reader.time(&table::GRACE, Duration::ZERO)?,
             linger: reader.time(&table::LINGER, Duration::ZERO)?,
@@ -230,12 +245,22 @@ impl Reader<'_> {
     }
 
     fn time(&self, setting: &Setting, least: Duration) -> Result<Duration, SettingError> {
-        self.value(setting, |text| units::time(text).filter(|time| *time >= least))
+        self.value(setting, |text| time(text).filter(|time| *time >= least))
+    }
+
+    /// `None` for 0.
+    fn time_limit(&self, setting: &Setting) -> Result<Option<Duration>, SettingError> {
+        Ok(Some(self.time(setting, Duration::ZERO)?).filter(|time| !time.is_zero()))
+    }
+
+    /// `None` for 0.
+    fn count(&self, setting: &Setting) -> Result<Option<u32>, SettingError> {
+        Ok(Some(self.number(setting, 0..=u32::MAX)?).filter(|number| *number > 0))
     }
 
     /// Bytes; `None` for 0.
     fn size(&self, setting: &Setting) -> Result<Option<u64>, SettingError> {
-        self.value(setting, units::size).map(|bytes| Some(bytes).filter(|bytes| *bytes > 0))
+        self.value(setting, size).map(|bytes| Some(bytes).filter(|bytes| *bytes > 0))
     }
 
     fn refused(&self, setting: &Setting) -> SettingError {
@@ -255,6 +280,13 @@ pub enum Durable {
     Soon,
     /// When the system writes it.
     Off,
+}
+
+/// So many payloads at once that each has its own processors, of which it may use `job_cpus`.
+fn default_jobs(job_cpus: Option<u32>) -> usize {
+    let usable = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let of_each = job_cpus.and_then(|number| usize::try_from(number).ok()).unwrap_or(1);
+    (usable / of_each).max(1)
 }
 
 fn switch(text: &str) -> Option<bool> {
@@ -287,6 +319,11 @@ mod tests {
             ("MAX_AGE", &["0", "1.5", "1w", "4294967296"]),
             ("MAX_JOBS", &["0", "65536", "x"]),
             ("TIME_LIMIT", &["-1", "1H"]),
+            ("CPU_LIMIT", &["-1", "1H"]),
+            ("MEMORY_LIMIT", &["-1", "2g"]),
+            ("PIDS_LIMIT", &["-1", "1K"]),
+            ("FILE_LIMIT", &["1.5G"]),
+            ("JOB_CPUS", &["all", "0.5"]),
             ("MAX_CONNECTIONS", &["0"]),
             ("MAX_QUEUE", &["0", "-1"]),
             ("MIN_FREE", &["16MB", "-1"]),
@@ -312,7 +349,8 @@ mod tests {
         assert_eq!(settings.host.to_string(), "::");
         assert_eq!(settings.max_age, Duration::from_secs(864_000));
         assert_eq!(settings.grace, Duration::from_secs(20));
-        assert_eq!(settings.time_limit, None);
+        assert_eq!((settings.time_limit, settings.cpu_limit, settings.memory_limit), (None, None, None));
+        assert_eq!((settings.pids_limit, settings.file_limit, settings.job_cpus), (None, None, None));
         assert_eq!(settings.zip_threads, 1);
         assert_eq!((settings.max_upload, settings.max_disk, settings.max_log), (u64::MAX, None, None));
         assert_eq!((settings.min_free, settings.min_free_inodes), (16 * 1024 * 1024, 256));
@@ -326,6 +364,9 @@ mod tests {
         assert_eq!(settings("MAX_LOG", "64K").max_log, Some(65_536));
         assert_eq!(settings("MAX_AGE", "10d").max_age, Duration::from_secs(864_000));
         assert_eq!(settings("TIME_LIMIT", "90m").time_limit, Some(Duration::from_secs(5400)));
+        assert_eq!(settings("CPU_LIMIT", "90").cpu_limit, Some(Duration::from_secs(90)));
+        assert_eq!(settings("MEMORY_LIMIT", "2G").memory_limit, Some(2 << 30));
+        assert_eq!(settings("JOB_CPUS", "65536").max_jobs, 1, "as many as have their own processors");
         assert_eq!(settings("KILL_GRACE", "250ms").kill_grace, Duration::from_millis(250));
     }
 

@@ -23,6 +23,7 @@ impl Setting {
 
 const TIME: &str = "a time from 1ms, such as 90 or 90s, 500ms, 15m, 12h, 10d";
 const TIME_OR_NONE: &str = "a time, such as 0, 90 or 90s, 500ms, 15m, 12h, 10d";
+const COUNT_OR_NONE: &str = "a whole number, 0 to 4294967295";
 const SIZE: &str = "a number of bytes, such as 0, 1048576, 512K, 16M, 2G, 1T";
 
 pub(super) const PORT: Setting = Setting {
@@ -56,6 +57,36 @@ pub(super) const TIME_LIMIT: Setting = Setting {
     default: "0",
     accepts: TIME_OR_NONE,
     help: "how long a payload may run; 0: no limit",
+};
+pub(super) const CPU_LIMIT: Setting = Setting {
+    name: "CPU_LIMIT",
+    default: "0",
+    accepts: TIME_OR_NONE,
+    help: "CPU time that all processes of a payload may use; 0: no limit",
+};
+pub(super) const MEMORY_LIMIT: Setting = Setting {
+    name: "MEMORY_LIMIT",
+    default: "0",
+    accepts: SIZE,
+    help: "bytes of memory that all processes of a payload may take; 0: no limit",
+};
+pub(super) const PIDS_LIMIT: Setting = Setting {
+    name: "PIDS_LIMIT",
+    default: "0",
+    accepts: COUNT_OR_NONE,
+    help: "processes and threads that a payload may have at once; 0: no limit",
+};
+pub(super) const FILE_LIMIT: Setting = Setting {
+    name: "FILE_LIMIT",
+    default: "0",
+    accepts: SIZE,
+    help: "bytes that a file may have which a payload writes; 0: no limit",
+};
+pub(super) const JOB_CPUS: Setting = Setting {
+    name: "JOB_CPUS",
+    default: "0",
+    accepts: COUNT_OR_NONE,
+    help: "CPUs that a payload may use; 0: all that the client may",
 };
 pub(super) const KILL_GRACE: Setting = Setting {
     name: "KILL_GRACE",
@@ -186,6 +217,11 @@ pub const ALL: &[Setting] = &[
     MAX_AGE,
     MAX_JOBS,
     TIME_LIMIT,
+    CPU_LIMIT,
+    MEMORY_LIMIT,
+    PIDS_LIMIT,
+    FILE_LIMIT,
+    JOB_CPUS,
     KILL_GRACE,
     LINGER,
     GRACE,

@@ -12,14 +12,14 @@ const SIZES: [(&str, u64); 4] = [("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30),
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A time such as `90`, `500ms`, `90s`, `15m`, `12h` or `10d`; at most 4294967295 s.
-pub(super) fn time(text: &str) -> Option<Duration> {
+pub fn time(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let factor = if unit.is_empty() { 1000 } else { factor(&TIMES, unit)? };
     number.checked_mul(factor).map(Duration::from_millis).filter(|time| *time <= LONGEST)
 }
 
 /// A size such as `1048576`, `512K`, `16M` or `2G`, in bytes.
-pub(super) fn size(text: &str) -> Option<u64> {
+pub fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let factor = if unit.is_empty() { 1 } else { factor(&SIZES, unit)? };
     number.checked_mul(factor)
@@ -30,6 +30,12 @@ pub fn shown(time: Duration) -> String {
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let unit = TIMES.iter().find(|(_, factor)| ms > 0 && ms.is_multiple_of(*factor));
     unit.map_or_else(|| "0s".to_owned(), |(unit, factor)| format!("{}{unit}", ms / factor))
+}
+
+/// A size in the largest unit that tells it exactly: `2G`, `1000`.
+pub fn shown_size(bytes: u64) -> String {
+    let unit = SIZES.iter().rev().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    unit.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
 /// Digits, and what follows them.
@@ -95,5 +101,12 @@ mod tests {
             assert_eq!(time(text).map(shown).as_deref(), Some(text));
         }
         assert_eq!(time("3600").map(shown).as_deref(), Some("1h"));
+    }
+
+    #[test]
+    fn a_size_is_shown_as_it_can_be_given() {
+        for text in ["0", "1023", "1K", "1000", "1536M", "2G", "3T"] {
+            assert_eq!(size(text).map(shown_size).as_deref(), Some(text));
+        }
     }
 }

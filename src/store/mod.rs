@@ -20,7 +20,7 @@ macro_rules! with_columns {
         concat!(
             $($sql,)*
             " id, status, unnoted, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
-            "wall_s, user_s, system_s, max_rss_bytes, left_over, told ",
+            "wall_s, user_s, system_s, max_rss_bytes, left_over, told, asked ",
             $($rest)?
         )
     };
@@ -302,13 +302,6 @@ impl Store {
         Ok(inner.connection.prepare_cached(sql)?.query_row(params![since], |row| row.get(0))?)
     }
 
-    /// The payloads that have been started and have not ended.
-    pub fn running(&self) -> Result<Vec<Payload>, StoreError> {
-        let sql =
-            with_columns!("SELECT"; "FROM payload WHERE started_at IS NOT NULL AND finished_at IS NULL");
-        self.lock().list(sql, [], payload_of)
-    }
-
     /// How many payloads wait and run; also the proof that the database answers.
     pub fn counts(&self) -> Result<Counts, StoreError> {
         let inner = self.lock();
@@ -322,8 +315,8 @@ impl Inner {
     /// `oldest`: no payload counts as older whose result nobody has fetched.
     fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, asked) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
         // clock.
@@ -352,6 +345,7 @@ impl Inner {
                 payload.left_over.map(|left_over| left_over.to_string()),
                 payload.is_told,
                 payload.unnoted.map(|status| status.to_string()),
+                payload.asked,
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared && payload.unnoted.is_none());
@@ -405,6 +399,7 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
         },
         left_over: left_over_of(row.get_ref(16)?.as_str_or_null()?)?,
         is_told: row.get(17)?,
+        asked: row.get(18)?,
     })
 }
 
@@ -472,6 +467,7 @@ mod tests {
         let ended = Payload {
             pid: Some(4242),
             started_at: Some(5),
+            asked: Some("time_limit=2h".to_owned()),
             ..Payload::prepared(8, "/ended".into()).ended(&failed).noted()
         };
         store.restore(&ended, MonotonicMs::MAX).expect("restored");

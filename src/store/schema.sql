@@ -10,6 +10,7 @@ CREATE TABLE payload (
     exit_code     INTEGER,
     signal        INTEGER,
     error         TEXT,
+    asked         TEXT,    -- the limits that its form asked for
     created_at    INTEGER NOT NULL,
     started_at    INTEGER,
     finished_at   INTEGER,

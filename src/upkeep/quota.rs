@@ -1,5 +1,5 @@
-//! MAX_DISK: looks once a second how much the directories of running payloads take, and ends those that take too much.
-//! A look, not a quota: what is written between two looks is seen at the next. What a payload has closed to its own user stays closed
+//! MAX_DISK: looks once a second how much the directories of running payloads take that have such a limit, and ends those that take too
+//! much. A look, not a quota: what is written between two looks is seen at the next. What a payload has closed to its own user stays closed
 //! while it runs: it does not count, and the log says so.
 
 use std::collections::BTreeSet;
@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use crate::data::directory::{self, Id};
 use crate::data::temporary;
 use crate::event;
+use crate::limits::{Entry, Limit, Running};
 use crate::payload::PayloadId;
 use crate::store::{Store, StoreError};
 
@@ -28,13 +29,14 @@ const PAUSE_FACTOR: u32 = 10;
 /// `st_blocks` counts these, whatever the file system's own blocks are (inode(7)).
 const BLOCK_BYTES: u64 = 512;
 
-/// Starts the thread. `end` ends a payload that is marked as killed.
-pub fn start(store: Store, max_disk: u64, end: impl Fn(PayloadId) + Send + 'static) -> io::Result<()> {
+/// Starts the thread, which sleeps as long as no payload runs that has such a limit. `end` ends a payload that is marked as killed.
+pub fn start(store: Store, running: Running, end: impl Fn(PayloadId) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("disk-use".to_owned()).spawn(move || {
         let mut told = BTreeSet::new();
         loop {
+            let entries = running.wait_for(|entry| entry.grant.get(Limit::Disk).is_some());
             let begun = Instant::now();
-            if let Err(error) = look(&store, max_disk, &end, &mut told) {
+            if let Err(error) = look(&store, &entries, &end, &mut told) {
                 event!(Error, "cannot look for payloads over MAX_DISK", error = error.to_string());
             }
             thread::sleep(PAUSE.max(begun.elapsed() * PAUSE_FACTOR));
@@ -46,16 +48,16 @@ pub fn start(store: Store, max_disk: u64, end: impl Fn(PayloadId) + Send + 'stat
 /// `told` are the running payloads of which the log says already that they have closed something.
 fn look(
     store: &Store,
-    max_disk: u64,
+    running: &[Entry],
     end: &impl Fn(PayloadId),
     told: &mut BTreeSet<PayloadId>,
 ) -> Result<(), StoreError> {
-    let running = store.running()?;
     told.retain(|id| running.iter().any(|payload| payload.id == *id));
     for payload in running {
+        let Some(max_disk) = payload.grant.get(Limit::Disk) else { continue };
         let mut used = Use::default();
         // What cannot be read for another reason is somebody else's error.
-        for place in [&payload.loc, &temporary::path_of(&payload.loc)] {
+        for place in [&*payload.directory, &temporary::path_of(&payload.directory)] {
             if let Err(Errno::ACCESS) = used.count(place, max_disk) {
                 used.is_closed = true;
             }
@@ -65,12 +67,12 @@ fn look(
                 Warn,
                 "MAX_DISK does not count what a payload has closed to the client (chmod)",
                 payload = payload.id,
-                directory = payload.loc.display()
+                directory = payload.directory.display()
             );
         }
-        if used.bytes > max_disk && !payload.killed {
-            let reason =
-                format!("its directory and its temporary files took more than MAX_DISK, {max_disk} bytes");
+        let is_new = || store.get(payload.id).map(|now| now.is_some_and(|now| !now.killed));
+        if used.bytes > max_disk && is_new()? {
+            let reason = Limit::Disk.reason(max_disk);
             store.kill(payload.id, &reason)?;
             end(payload.id);
             event!(Warn, "payload is ended", payload = payload.id, reason = reason);

@@ -45,21 +45,48 @@ pub struct Received {
     pub fields: u64,
 }
 
+/// The form fields whose values are wanted. All others are passed over.
+#[derive(Debug, Default)]
+pub struct Wanted {
+    names: &'static [&'static str],
+    values: Vec<(&'static str, String)>,
+}
+
+impl Wanted {
+    /// Those with these names.
+    pub fn of(names: &'static [&'static str]) -> Self {
+        Self { names, values: Vec::new() }
+    }
+
+    /// Names and values that have come, in their order. What is longer than any value is cut, which is no value either.
+    pub fn values(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.values.iter().map(|(name, value)| (*name, value.as_str()))
+    }
+
+    fn name(&self, given: Option<&str>) -> Option<&'static str> {
+        self.names.iter().copied().find(|name| Some(*name) == given)
+    }
+}
+
+/// How much of the value of a form field is kept.
+const VALUE_BYTES: usize = 64;
+
 /// Writes the files of a multipart/form-data body into `directory`, which is made here (mode 0755; its parent exists).
 ///
 /// Blocks on `body` and on the disk, so it runs on a disk thread. `body` gives the request body in pieces, ends with `None`,
 /// and gives `Err` when the sender broke off or a limit of the transport was hit. On success `body` has been read to its end,
 /// and the connection can carry another request; after an error the rest of the body is unread. On any error the directory
-/// is removed again before this returns.
+/// is removed again before this returns. `wanted` gets the values of the form fields that it names.
 ///
 /// `boundary` is what [`boundary()`] gave for the request's Content-Type.
 pub fn receive(
     body: impl Iterator<Item = io::Result<Bytes>> + Send,
     boundary: &str,
     directory: &Path,
+    wanted: &mut Wanted,
 ) -> Result<Received, UploadError> {
     tree::make_directory(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
-    fill(body, boundary, directory).map_err(|error| discard(directory, error))
+    fill(body, boundary, directory, wanted).map_err(|error| discard(directory, error))
 }
 
 /// Reads the body into the directory that [`receive`] made, and would remove.
@@ -67,17 +94,21 @@ fn fill(
     body: impl Iterator<Item = io::Result<Bytes>>,
     boundary: &str,
     directory: &Path,
+    wanted: &mut Wanted,
 ) -> Result<Received, UploadError> {
     let tree = Tree::open(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
     let mut parts = Parts::new(body, boundary);
     let mut received = Received { files: 0, bytes: 0, fields: 0 };
     while let Some(mut part) = parts.next()? {
-        let path = path_of(&part)?;
+        let (path, name) = names_of(&part, wanted)?;
         let first = parts.piece(&mut part)?;
         // A browser sends a file field that was left empty as a file without name and content.
         let Some(path) = path.filter(|path| first.is_some() || !path.is_empty()) else {
-            while parts.piece(&mut part)?.is_some() {}
-            received.fields += 1;
+            let value = rest_of(&mut parts, &mut part, first)?;
+            match name {
+                Some(name) => wanted.values.push((name, value)),
+                None => received.fields += 1,
+            }
             continue;
         };
         check(&part, &path)?;
@@ -91,15 +122,31 @@ fn fill(
     }
 }
 
-/// The path of a part's file; `None` for a part without a file name, which is a plain form field and not ours.
-fn path_of(part: &Part) -> Result<Option<String>, UploadError> {
+/// The path of a part's file; `None` for a part without a file name, which is a plain form field. Its name where it is wanted.
+fn names_of(part: &Part, wanted: &Wanted) -> Result<(Option<String>, Option<&'static str>), UploadError> {
     let header = part.header("content-disposition").unwrap_or_default();
     let disposition = Disposition::parse(header).map_err(|fault| UploadError::Header {
         part: part.number,
         header: shown(header),
         fault,
     })?;
-    Ok(part_path::choose(&disposition).map(str::to_owned))
+    let path = part_path::choose(&disposition).map(str::to_owned);
+    let name = if path.is_none() { wanted.name(disposition.name.as_deref()) } else { None };
+    Ok((path, name))
+}
+
+/// Reads a part to its end. Gives the beginning of it.
+fn rest_of<B>(parts: &mut Parts<B>, part: &mut Part, first: Option<Bytes>) -> Result<String, UploadError>
+where
+    B: Iterator<Item = io::Result<Bytes>>,
+{
+    let (mut value, mut next) = (Vec::new(), first);
+    while let Some(piece) = next {
+        let free = VALUE_BYTES - value.len();
+        value.extend_from_slice(piece.get(..free).unwrap_or(&piece));
+        next = parts.piece(part)?;
+    }
+    Ok(String::from_utf8_lossy(&value).into_owned())
 }
 
 /// Whether a part may be written to the file of that path as it is.

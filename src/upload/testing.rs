@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::{Received, UploadError, receive};
+use super::{Received, UploadError, Wanted, receive};
 
 pub const BOUNDARY: &str = "XBOUNDARYX";
 
@@ -55,7 +55,7 @@ impl Place {
         &self,
         body: impl Iterator<Item = io::Result<Bytes>> + Send,
     ) -> Result<Received, UploadError> {
-        receive(body, BOUNDARY, &self.directory())
+        receive(body, BOUNDARY, &self.directory(), &mut Wanted::default())
     }
 
     /// The files, by path, and the directories, with a slash at their end.

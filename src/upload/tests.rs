@@ -284,6 +284,29 @@ fn around(name: &str) -> (Bytes, Bytes) {
 }
 
 #[test]
+fn values_of_wanted_fields_are_given_and_others_are_passed_over() {
+    let long = [b'1'; 1000];
+    let body = form(&[
+        ("form-data; name=\"time_limit\"", b"2h"),
+        (&named("run.sh"), b"echo"),
+        ("form-data; name=\"user_id\"", b"1"),
+        ("form-data; name=\"job_cpus\"", &long),
+        ("form-data; name=\"time_limit\"", b""),
+        ("form-data; name=\"time_limit\"; filename=\"time_limit\"", b"a file"),
+    ]);
+    for piece_bytes in [1, 7, body.len()] {
+        let place = Place::new();
+        let mut wanted = Wanted::of(&["time_limit", "job_cpus"]);
+        let received =
+            receive(pieces(&body, piece_bytes), BOUNDARY, &place.directory(), &mut wanted).unwrap();
+        assert_eq!(received, Received { files: 2, bytes: 10, fields: 1 });
+        let cut = "1".repeat(VALUE_BYTES);
+        let expected = [("time_limit", "2h"), ("job_cpus", &cut), ("time_limit", "")];
+        assert_eq!(wanted.values().collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
 fn plain_fields_alone_are_no_files() {
     let large = vec![b'x'; 100_000];
     let place = Place::new();
@@ -414,7 +437,7 @@ fn a_directory_that_cannot_be_made_is_the_disks_fault() {
     let (body, ..) = sample();
     for directory in [place.directory().join("no/parent"), "/proc/payload".into(), "/dev/null/payload".into()]
     {
-        let error = receive(pieces(&body, 100), BOUNDARY, &directory).unwrap_err();
+        let error = receive(pieces(&body, 100), BOUNDARY, &directory, &mut Wanted::default()).unwrap_err();
         assert_eq!((error.kind(), error.code()), (Kind::Disk, "disk_error"));
         assert!(error.to_string().contains(directory.to_str().unwrap()), "{error}");
     }

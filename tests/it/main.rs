@@ -13,6 +13,7 @@ mod fault;
 mod hostile;
 mod http;
 mod killing;
+mod limits;
 mod logging;
 mod long_poll;
 mod network;
