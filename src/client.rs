@@ -20,9 +20,10 @@ use crate::event;
 use crate::host::load::Load;
 use crate::host::service_manager::Notifier;
 use crate::host::{Room, memory, rlimit};
-use crate::http::{self, Listener, Server, Waiting};
+use crate::http::{self, Changes, Listener, Server, Waiting};
 use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
+use crate::logs::Logs;
 use crate::runner::{self, Runner};
 use crate::settings::{Durable, Settings};
 use crate::store::Store;
@@ -87,10 +88,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let ids = Ids::open(data_path.lock_file(), found.highest_id())
         .map_err(|error| system("cannot read the mark of the payload ids", &error))?;
     data_path.watch(settings.disk_timeout).map_err(|error| system("cannot watch DATA_PATH", &error))?;
-    let waiting = Waiting::default();
-    let woken = waiting.clone();
-    let store =
-        Store::open(move |id| woken.wake(id)).map_err(|error| StartError::System(error.to_string()))?;
+    let (waiting, followers) = (Waiting::default(), Changes::default());
+    let store = open_store(&waiting, &followers)?;
     let durability = match settings.durable {
         Durable::On => Durability::Power,
         Durable::Soon | Durable::Off => Durability::Process,
@@ -135,6 +134,8 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         data_path: data_path.clone(),
         disk,
         waiting: waiting.clone(),
+        logs: logs(&followers),
+        followers: followers.clone(),
         ids: ids.clone(),
         records: records.clone(),
         remover: remover.clone(),
@@ -149,7 +150,11 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
-    let end = drain(settings, &signals, &runner, &server, &store, &waiting, &draining);
+    let let_go = || {
+        waiting.close();
+        followers.close();
+    };
+    let end = drain(settings, &signals, &runner, &server, &store, let_go, &draining);
     if end == End::Drained {
         owed::finish(&records, &remover);
     }
@@ -209,6 +214,25 @@ fn bounds(settings: &Settings, grant: Grant) -> Bounds {
         min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
         grant,
     }
+}
+
+/// The rows: who waits for the end of a payload is woken by it, and who follows one is told of its start, too.
+fn open_store(waiting: &Waiting, followers: &Changes) -> Result<Store, StartError> {
+    let (woken, told) = (waiting.clone(), followers.clone());
+    let on_end = move |id| {
+        woken.wake(id);
+        told.tell(id);
+    };
+    let store = Store::open(on_end).map_err(|error| StartError::System(error.to_string()))?;
+    let told = followers.clone();
+    store.when_started(move |id| told.tell(id));
+    Ok(store)
+}
+
+/// Who follows a payload is told of what it prints.
+fn logs(followers: &Changes) -> Logs {
+    let told = followers.clone();
+    Logs::new(move |id| told.tell(id))
 }
 
 /// What is left to be written.
@@ -302,7 +326,7 @@ fn drain(
     runner: &Runner,
     server: &Server,
     store: &Store,
-    waiting: &Waiting,
+    let_go: impl Fn(),
     draining: &AtomicBool,
 ) -> End {
     let begun = Instant::now();
@@ -334,7 +358,7 @@ fn drain(
         if done_rx.recv_timeout(LOOK).is_ok() {
             nothing_runs = true;
             // What still waits does so for the next life.
-            waiting.close();
+            let_go();
         }
     }
     event!(Info, "client stopped");

@@ -85,6 +85,11 @@ impl Disk {
         Self::with(most, 0, TRANSFER_NICE)
     }
 
+    /// A pool of a few threads for reads of little each, that many may ask for at once. None stays.
+    pub fn of_few(most: usize) -> Self {
+        Self::with(most, 0, 0)
+    }
+
     fn with(most: usize, staying: usize, nice: i32) -> Self {
         Self {
             shared: Arc::new(Shared { state: Mutex::default(), wake: Condvar::new(), nice, staying, most }),

@@ -12,6 +12,7 @@ mod host;
 mod http;
 mod limits;
 mod log;
+mod logs;
 mod payload;
 mod runner;
 mod sandbox;

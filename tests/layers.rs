@@ -23,9 +23,9 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "client",
         &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
-    ("client", &["runner", "settings", "store", "sys", "upkeep"]),
+    ("client", &["logs", "runner", "settings", "store", "sys", "upkeep"]),
     ("api", &["archive", "data", "disk_threads", "event", "host", "http", "payload", "runner", "store"]),
-    ("api", &["limits", "upkeep", "upload"]),
+    ("api", &["limits", "logs", "upkeep", "upload"]),
     // What does the work.
     ("archive", &["clock", "data"]),
     ("http", &["clock", "disk_threads", "event", "sys"]),
@@ -35,6 +35,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ),
     ("runner", &["store", "sys", "upkeep"]),
     ("upload", &["data"]),
+    ("logs", &["data", "disk_threads", "event", "payload"]),
     // Who looks after it.
     ("upkeep", &["clock", "data", "event", "limits", "payload", "store"]),
     // What it stands on.

@@ -332,6 +332,7 @@ fn check_call(head: &Head<'_>, call: &Call) {
     let method = match head.method {
         b"GET" | b"HEAD" => Method::Get,
         b"POST" => Method::Post,
+        b"DELETE" => Method::Delete,
         other => Method::Other(String::from_utf8_lossy(other).into_owned()),
     };
     assert_eq!(call.method, method);

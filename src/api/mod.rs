@@ -3,6 +3,7 @@
 mod health;
 mod kill;
 mod load;
+mod logs;
 mod ping;
 mod ready;
 mod retrieve;
@@ -17,8 +18,9 @@ use crate::data::path::{DataPath, Free};
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::host::load::Load;
-use crate::http::{HttpError, Method, Request, Response, Service, Waiting, Watch};
+use crate::http::{Changes, HttpError, Method, Request, Response, Service, Waiting, Watch};
 use crate::limits::Grant;
+use crate::logs::Logs;
 use crate::payload::{Payload, PayloadId};
 use crate::runner::Runner;
 use crate::store::{Store, StoreError};
@@ -43,6 +45,10 @@ pub struct Api {
     pub disk: Disk,
     /// Requests that wait for the end of a payload.
     pub waiting: Waiting,
+    /// The outputs of payloads as they are written.
+    pub logs: Logs,
+    /// Requests that follow the outputs of a payload.
+    pub followers: Changes,
     /// The numbers of payloads.
     pub ids: Ids,
     /// The notes of payloads on the disk.
@@ -85,12 +91,19 @@ enum Route<'p> {
     Retrieve(&'p str),
     RetrievePartial(&'p str),
     Kill(&'p str),
+    Logs(&'p str),
 }
 
 impl<'p> Route<'p> {
     fn of(path: &'p str) -> Option<Self> {
-        let mut segments = path.strip_prefix('/')?.split('/');
-        let route = match (segments.next()?, segments.next()) {
+        let path = path.strip_prefix('/')?;
+        let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
+        Some(match (first, rest) {
+            ("payloads", Some(rest)) if rest.contains('/') => match rest.split_once('/')? {
+                (id, "logs") => Self::Logs(id),
+                _ => return None,
+            },
+            (_, Some(rest)) if rest.contains('/') => return None,
             ("", None) => Self::Ping,
             ("health", None) => Self::Health,
             ("ready", None) => Self::Ready,
@@ -100,8 +113,7 @@ impl<'p> Route<'p> {
             ("retrieve_partial", Some(id)) => Self::RetrievePartial(id),
             ("kill", Some(id)) => Self::Kill(id),
             _ => return None,
-        };
-        segments.next().is_none().then_some(route)
+        })
     }
 
     fn allows(&self) -> &'static str {
@@ -127,7 +139,7 @@ impl Api {
                 404,
                 "no_such_route",
                 "There is nothing at this path; there are /submit, /retrieve/{id}, /retrieve_partial/{id}, /kill/{id}, \
-                 /health, /ready and /load.",
+                 /payloads/{id}/logs, /health, /ready and /load.",
             ));
         };
         match (request.method, route) {
@@ -139,6 +151,7 @@ impl Api {
             (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?),
             (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
+            (Method::Get, Route::Logs(id)) => logs::get(self, parse_id(id)?, &request),
             (_, route) => Ok(Response::from(HttpError::new(
                 405,
                 "method_not_allowed",
@@ -161,6 +174,11 @@ impl Api {
 fn parse_id(text: &str) -> Result<PayloadId, HttpError> {
     let is_plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_plain.then(|| text.parse().ok()).flatten().ok_or_else(unknown_id)
+}
+
+/// The value of a parameter of a query, as it was sent.
+fn value_of<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
 }
 
 fn no_memory() -> HttpError {
@@ -199,6 +217,7 @@ mod tests {
         assert_eq!(Route::of("/retrieve/7"), Some(Route::Retrieve("7")));
         assert_eq!(Route::of("/retrieve_partial/7"), Some(Route::RetrievePartial("7")));
         assert_eq!(Route::of("/kill/7"), Some(Route::Kill("7")));
+        assert_eq!(Route::of("/payloads/7/logs"), Some(Route::Logs("7")));
         for path in [
             "",
             "*",
@@ -211,9 +230,16 @@ mod tests {
             "/retrieve/7/",
             "/retrieve/7/x",
             "/kill",
+            "/payloads/7/logs/x",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }
+    }
+
+    #[test]
+    fn a_parameter_is_found_by_its_whole_name() {
+        assert_eq!(value_of("await=1&wait=2&wait=3", "wait"), Some("2"));
+        assert_eq!(value_of("waiting=1&wait", "wait"), None);
     }
 
     #[test]

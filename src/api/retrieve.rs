@@ -127,12 +127,12 @@ fn not_noted() -> HttpError {
     HttpError::new(503, "not_noted", message).retry_after(RETRY_AFTER_S)
 }
 
-fn data_path_away() -> HttpError {
+pub(super) fn data_path_away() -> HttpError {
     let message = "DATA_PATH is not there, is closed, or fails; ask again once /ready is 200.";
     HttpError::new(503, "disk_failed", message).retry_after(RETRY_AFTER_S)
 }
 
-fn cleaned() -> HttpError {
+pub(super) fn cleaned() -> HttpError {
     HttpError::new(404, "cleaned", "The directory of this payload was removed after MAX_AGE.")
 }
 

@@ -13,9 +13,9 @@ use super::body::Body;
 use super::error::HttpError;
 use super::head::{self, Head};
 use super::home::Stream;
-use super::pipe::{LAST_CHUNK, pipe};
-use super::response::{self, After, Ending, Headers, Payload, Response, Streamed};
-use super::watch::Patience;
+use super::pipe::{self, LAST_CHUNK, pipe};
+use super::response::{self, After, Ending, Headers, Payload, Pieces, Response, Streamed};
+use super::watch::{Caller, Patience};
 use super::wire::Wire;
 use super::{Request, Service, Shared};
 use crate::event;
@@ -137,6 +137,7 @@ impl Connection {
             query: &head.query,
             content_type: head.content_type.as_deref(),
             content_encoding: head.content_encoding.as_deref(),
+            fields: &head.fields,
             body: &mut body,
         });
         let rest = body.into_rest();
@@ -158,8 +159,8 @@ impl Connection {
         let Response { status, headers, payload } = response;
         let ending = match &payload {
             Payload::Whole(body) => Ending::Length(body.len()),
-            Payload::Streamed(_) if head.is_http_10 => Ending::Close,
-            Payload::Streamed(_) => Ending::Chunked,
+            Payload::Streamed(_) | Payload::Live(_) if head.is_http_10 => Ending::Close,
+            Payload::Streamed(_) | Payload::Live(_) => Ending::Chunked,
         };
         let sent = Sent { status, is_kept: keep && ending != Ending::Close };
         let after = if sent.is_kept { After::Kept(self.shared.limits.idle_timeout) } else { After::Closed };
@@ -177,11 +178,46 @@ impl Connection {
                 }
                 return Ok(sent);
             }
+            Payload::Live(pieces) => {
+                let live = self.send_live(&message, pieces, ending, head.without_body);
+                if live.is_err() && ending == Ending::Close {
+                    self.wire.reset();
+                }
+                return live.map(|()| sent);
+            }
             Payload::Whole(body) if !head.without_body => message.extend_from_slice(&body),
             Payload::Whole(_) => {}
         }
         self.wire.write(&message)?;
         Ok(sent)
+    }
+
+    /// Sends pieces that are made on this coroutine, each as soon as it is there. Whatever ends them before their end ends the
+    /// connection without the last chunk.
+    #[inline(never)] // as all that needs much stack
+    fn send_live(
+        &mut self,
+        head: &[u8],
+        mut pieces: Pieces,
+        ending: Ending,
+        without_body: bool,
+    ) -> io::Result<()> {
+        self.wire.write(head)?;
+        if without_body {
+            return Ok(());
+        }
+        self.wire.notice_vanished_peer();
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let caller = Caller::new(&shared.threads.watch, Some(self.wire.socket()));
+            match pieces(&caller)? {
+                Some(piece) if piece.is_empty() => {}
+                Some(piece) if ending == Ending::Chunked => self.wire.write(&pipe::framed(piece))?,
+                Some(piece) => self.wire.write(&piece)?,
+                None if ending == Ending::Chunked => return self.wire.write(LAST_CHUNK),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// An error, after which the connection is closed.

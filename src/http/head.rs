@@ -17,6 +17,10 @@ const MAX_FIELDS: usize = 96;
 /// The longest body that is believed in: beyond it, offsets of other readers overflow, and so do those of files.
 pub(super) const MAX_LENGTH: u64 = i64::MAX as u64;
 
+/// The fields that routes ask for by name, beside those that the connection itself goes by. The others are not kept.
+const KEPT_FIELDS: [&str; 6] =
+    ["accept", "idempotency-key", "if-none-match", "if-range", "last-event-id", "range"];
+
 /// Request methods, as far as routes tell them apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -24,6 +28,8 @@ pub enum Method {
     Get,
     /// POST
     Post,
+    /// DELETE
+    Delete,
     /// Any other.
     Other(String),
 }
@@ -57,6 +63,27 @@ pub(super) struct Head {
     pub(super) content_type: Option<String>,
     /// A Content-Encoding other than `identity`.
     pub(super) content_encoding: Option<String>,
+    pub(super) fields: Fields,
+}
+
+/// What was sent of the fields that routes ask for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fields(Vec<(&'static str, String)>);
+
+impl Fields {
+    /// Several lines of one field are one, with commas between (RFC 9110, section 5.3).
+    fn of(request: &httparse::Request<'_, '_>) -> Self {
+        let kept = KEPT_FIELDS.into_iter().filter_map(|name| {
+            let lines: Vec<_> = values(request, name).map(String::from_utf8_lossy).collect();
+            (!lines.is_empty()).then(|| (name, lines.join(", ")))
+        });
+        Self(kept.collect())
+    }
+
+    /// The value of a field, by its name in small letters: one of [`KEPT_FIELDS`].
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(kept, _)| *kept == name).map(|(_, value)| value.as_str())
+    }
 }
 
 /// Decodes the head at the start of `input`. `None` if it is not complete; else the head and its length.
@@ -138,6 +165,7 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
         method: match method {
             "GET" | "HEAD" => Method::Get,
             "POST" => Method::Post,
+            "DELETE" => Method::Delete,
             other => Method::Other(other.to_owned()),
         },
         without_body,
@@ -153,6 +181,7 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
         content_encoding: members(request, "content-encoding")
             .into_iter()
             .find(|coding| !["", "identity"].contains(&coding.as_str())),
+        fields: Fields::of(request),
     })
 }
 
@@ -401,6 +430,15 @@ mod tests {
         ] {
             assert!(!is_host(bad.as_bytes()), "{bad}");
         }
+    }
+
+    #[test]
+    fn fields_that_routes_ask_for_are_kept_and_lines_of_one_are_joined() {
+        let text = "GET / HTTP/1.1\nHost: a\nRANGE: bytes=1-\nRange: bytes=2-\nX: y\nIf-Range: \"a\"\n\n";
+        let fields = head(text).expect("good").expect("complete").0.fields;
+        assert_eq!(fields.get("range"), Some("bytes=1-, bytes=2-"));
+        assert_eq!(fields.get("if-range"), Some("\"a\""));
+        assert_eq!((fields.get("x"), fields.get("if-none-match")), (None, None));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod blocking;
 mod body;
+mod changes;
 mod connection;
 mod error;
 mod head;
@@ -29,8 +30,9 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
 pub use blocking::wait_for_disk;
 pub use body::{Body, Chunks};
+pub use changes::{Changes, Follower, Woken};
 pub use error::HttpError;
-pub use head::Method;
+pub use head::{Fields, Method};
 pub use pipe::Chunk;
 pub use response::Response;
 pub use waiting::Waiting;
@@ -97,6 +99,8 @@ pub struct Request<'r, 'c> {
     pub content_type: Option<&'r str>,
     /// How the body is encoded (Content-Encoding), if it is.
     pub content_encoding: Option<&'r str>,
+    /// Further fields of the head.
+    pub fields: &'r Fields,
     /// The body, read only if the service wants it.
     pub body: &'r mut Body<'c>,
 }

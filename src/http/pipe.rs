@@ -293,6 +293,17 @@ impl Chunk {
     }
 }
 
+/// Bytes of no pipe as one chunk of the wire. There must be some: of none it would be the last chunk.
+/// Takes them, so that a slow reader holds them once.
+pub(super) fn framed(bytes: Vec<u8>) -> Vec<u8> {
+    let mut framed = format!("{:x}\r\n", bytes.len()).into_bytes();
+    framed.reserve_exact(bytes.len() + LINE_END.len());
+    framed.extend_from_slice(&bytes);
+    drop(bytes);
+    framed.extend_from_slice(LINE_END);
+    framed
+}
+
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
         &self.filled.buffer[FRAME_HEAD..FRAME_HEAD + self.filled.length]

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::HttpError;
+use super::watch::Caller;
 use crate::clock;
 
 /// Writes a body piece by piece on a disk thread. An error ends the connection before the body is complete, which is
@@ -15,12 +16,18 @@ type Producer = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
 /// Says on a disk thread, before the first byte is sent, whether there can be one.
 type Check = Box<dyn FnOnce() -> Result<(), HttpError> + Send>;
 
+/// Gives the next piece of a body on the coroutine of the connection, and waits there for it as long as it likes. `None` is the
+/// end; an error ends the connection before the body is complete.
+pub(super) type Pieces = Box<dyn FnMut(&Caller<'_>) -> io::Result<Option<Vec<u8>>> + Send>;
+
 /// What follows the head.
 pub(super) enum Payload {
     /// All of it, with its length.
     Whole(Vec<u8>),
     /// Made while it is sent, in chunks.
     Streamed(Streamed),
+    /// Sent piece by piece as it comes to be, in chunks.
+    Live(Pieces),
 }
 
 /// A body that is made while it is sent.
@@ -66,6 +73,19 @@ impl Response {
             status: 200,
             headers: vec![("Content-Type", Cow::Borrowed(content_type))],
             payload: Payload::Streamed(streamed),
+        }
+    }
+
+    /// A body that comes piece by piece, over hours maybe, and holds no thread meanwhile. `pieces` must not block: it waits as
+    /// coroutines do, and gives up with an error when its caller has hung up.
+    pub fn live(
+        content_type: &'static str,
+        pieces: impl FnMut(&Caller<'_>) -> io::Result<Option<Vec<u8>>> + Send + 'static,
+    ) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("Content-Type", Cow::Borrowed(content_type))],
+            payload: Payload::Live(Box::new(pieces)),
         }
     }
 

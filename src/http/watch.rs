@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use may::sync::Blocker;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 /// What the bell is known by; waits have the numbers after it.
@@ -186,6 +186,15 @@ impl<'c> Caller<'c> {
         };
         // Without a time-out of its own, and coroutines are never cancelled here: there is no error to come.
         let _ = blocker.park(None);
+    }
+
+    /// Whether the peer sends no more: it has hung up, or closed its side, which nobody can tell apart.
+    pub(super) fn has_hung_up(&self) -> bool {
+        let Some(socket) = self.socket else { return false };
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut socket = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
+        // Errors and the end of both sides are told unasked (poll(2)).
+        poll(&mut socket, Some(&at_once)).is_ok_and(|count| count > 0)
     }
 }
 

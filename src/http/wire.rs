@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger, set_tcp_keepidle, set_tcp_keepintvl};
 
 use super::home::Stream;
 use super::pace::{Pace, Turn};
@@ -20,6 +20,9 @@ const LINGER_SILENCE: Duration = Duration::from_secs(5);
 
 /// One that goes on is read away in such pieces.
 const LINGER_BYTES: usize = 16 * 1024;
+
+/// The silence before the first probe of a peer that is sent nothing.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Timers are kept by their length: rounding keeps the number of different ones small.
 const TIMER_STEP_MS: u128 = 100;
@@ -226,6 +229,15 @@ impl Wire {
                 Ok(_) => {}
             }
         }
+    }
+
+    /// Has the kernel find out that the peer's host is gone, where nothing may be sent for hours: by probes after a minute of
+    /// silence (SO_KEEPALIVE, tcp(7)).
+    pub(super) fn notice_vanished_peer(&self) {
+        // Where it cannot be set, the end of the body comes in any case.
+        let _ = set_socket_keepalive(self.socket(), true);
+        let _ = set_tcp_keepidle(self.socket(), KEEPALIVE);
+        let _ = set_tcp_keepintvl(self.socket(), KEEPALIVE / 4);
     }
 
     /// Lets the connection end by a reset, which no reader takes for an end (SO_LINGER, socket(7)).

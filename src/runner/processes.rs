@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::environment::{PAYLOAD_DIR, PAYLOAD_ID};
-use super::start::{STDERR_FILE, STDOUT_FILE};
 use super::starter::is_shortage;
+use crate::data::{STDERR_FILE, STDOUT_FILE};
 use crate::event;
 use crate::payload::PayloadId;
 use crate::sys;

@@ -18,15 +18,12 @@ use rustix::process::{Resource, Rlimit};
 use super::environment::Environment;
 use super::output::{Output, Outputs, Pipe};
 use super::script::{self, SCRIPT, ScriptError};
-use crate::data::temporary;
+use crate::data::{STDERR_FILE, STDOUT_FILE, temporary};
 use crate::event;
 use crate::limits::RequestError;
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
 use crate::sys::{self, Call, Command, SpawnError};
-
-pub(super) const STDOUT_FILE: &str = ".orchestrator.out";
-pub(super) const STDERR_FILE: &str = ".orchestrator.err";
 
 /// The usual shells, which an image FROM scratch has not.
 const SHELLS: [&str; 5] = ["/bin/sh", "/bin/bash", "/usr/bin/sh", "/usr/bin/bash", "/bin/ash"];

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -66,10 +66,12 @@ pub struct Counts {
 pub struct Store {
     inner: Arc<Mutex<Inner>>,
     /// Told of each payload that has ended.
-    on_end: Arc<OnEnd>,
+    on_end: Arc<Told>,
+    /// Told of each payload that has been started.
+    on_start: Arc<OnceLock<Box<Told>>>,
 }
 
-type OnEnd = dyn Fn(PayloadId) + Send + Sync;
+type Told = dyn Fn(PayloadId) + Send + Sync;
 
 struct Inner {
     connection: Connection,
@@ -84,7 +86,12 @@ impl Store {
         connection.execute_batch(SCHEMA)?;
         connection.set_prepared_statement_cache_capacity(32);
         let inner = Arc::new(Mutex::new(Inner { connection, waiting: 0 }));
-        Ok(Self { inner, on_end: Arc::new(on_end) })
+        Ok(Self { inner, on_end: Arc::new(on_end), on_start: Arc::default() })
+    }
+
+    /// `told` is called, with no lock held, with each payload that has been started. The first call counts.
+    pub fn when_started(&self, told: impl Fn(PayloadId) + Send + Sync + 'static) {
+        let _ = self.on_start.set(Box::new(told));
     }
 
     /// A panic while the lock is held would end the process, so a poisoned lock is only met in tests.
@@ -162,6 +169,9 @@ impl Store {
     pub fn set_pid(&self, id: PayloadId, pid: u32) -> Result<(), StoreError> {
         let sql = "UPDATE payload SET pid = ?2 WHERE id = ?1";
         self.lock().change(sql, params![id, pid])?;
+        if let Some(told) = self.on_start.get() {
+            told(id);
+        }
         Ok(())
     }
 

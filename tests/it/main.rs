@@ -15,6 +15,7 @@ mod http;
 mod killing;
 mod limits;
 mod logging;
+mod logs_live;
 mod long_poll;
 mod network;
 mod outage;
