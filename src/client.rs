@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 
-use crate::api::{Api, Bounds};
+use crate::api::{Api, Bounds, Metrics};
 use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::disk_error::is_out_of_descriptors;
 use crate::data::ids::Ids;
@@ -136,6 +136,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         waiting: waiting.clone(),
         logs: logs(&followers),
         followers: followers.clone(),
+        metrics: Metrics::new(settings.max_jobs),
         ids: ids.clone(),
         records: records.clone(),
         remover: remover.clone(),

@@ -13,6 +13,7 @@ mod http;
 mod limits;
 mod log;
 mod logs;
+mod metrics;
 mod payload;
 mod runner;
 mod sandbox;

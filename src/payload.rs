@@ -50,6 +50,19 @@ impl Status {
     pub fn from_word(word: &str) -> Result<Self, WordError> {
         Self::deserialize(word.into_deserializer())
     }
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Prepared => "Prepared",
+            Self::Running => "Running",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::Invalid => "Invalid",
+            Self::Killed => "Killed",
+            Self::Cleaned => "Cleaned",
+        }
+    }
 }
 
 impl fmt::Display for Status {

@@ -24,16 +24,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
     ("client", &["logs", "runner", "settings", "store", "sys", "upkeep"]),
-    ("api", &["archive", "data", "disk_threads", "event", "host", "http", "payload", "runner", "store"]),
-    ("api", &["limits", "logs", "upkeep", "upload"]),
+    ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "payload", "runner"]),
+    ("api", &["limits", "logs", "metrics", "store", "upkeep", "upload"]),
     // What does the work.
     ("archive", &["clock", "data"]),
-    ("http", &["clock", "disk_threads", "event", "sys"]),
+    ("http", &["clock", "disk_threads", "event", "metrics", "sys"]),
     (
         "runner",
         &["clock", "data", "disk_threads", "event", "limits", "log", "payload", "sandbox", "settings"],
     ),
-    ("runner", &["store", "sys", "upkeep"]),
+    ("runner", &["metrics", "store", "sys", "upkeep"]),
     ("upload", &["data"]),
     ("logs", &["data", "disk_threads", "event", "payload"]),
     // Who looks after it.
@@ -42,13 +42,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
     ("host", &["clock", "event"]),
-    ("limits", &["event", "payload", "settings", "sys"]),
+    ("limits", &["event", "metrics", "payload", "settings", "sys"]),
     ("sandbox", &["event", "sys"]),
     ("settings", &["log"]),
-    ("store", &["clock", "payload"]),
+    ("store", &["clock", "metrics", "payload"]),
     // What all may know.
     ("log", &["clock"]),
     ("payload", &["clock"]),
+    ("metrics", &[]),
     ("clock", &[]),
     ("sys", &[]),
     ("may_queue", &[]), // a crate of its own

@@ -28,6 +28,9 @@ pub mod http;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/log/mod.rs"]
 pub mod log;
+
+#[path = "../../src/metrics/mod.rs"]
+pub mod metrics;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/payload.rs"]
 pub mod payload;

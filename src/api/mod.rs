@@ -4,6 +4,7 @@ mod health;
 mod kill;
 mod load;
 mod logs;
+mod metrics;
 mod ping;
 mod ready;
 mod retrieve;
@@ -18,7 +19,7 @@ use crate::data::path::{DataPath, Free};
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::host::load::Load;
-use crate::http::{Changes, HttpError, Method, Request, Response, Service, Waiting, Watch};
+use crate::http::{Answered, Changes, HttpError, Method, Request, Response, Service, Waiting, Watch};
 use crate::limits::Grant;
 use crate::logs::Logs;
 use crate::payload::{Payload, PayloadId};
@@ -26,6 +27,8 @@ use crate::runner::Runner;
 use crate::store::{Store, StoreError};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::Remover;
+
+pub use metrics::Metrics;
 
 /// When asking again is worth while: a slot comes free, files are removed, or a disk answers again.
 const RETRY_AFTER_S: u32 = 5;
@@ -49,6 +52,8 @@ pub struct Api {
     pub logs: Logs,
     /// Requests that follow the outputs of a payload.
     pub followers: Changes,
+    /// What is counted of requests, and what else `/metrics` needs.
+    pub metrics: Metrics,
     /// The numbers of payloads.
     pub ids: Ids,
     /// The notes of payloads on the disk.
@@ -92,6 +97,7 @@ enum Route<'p> {
     RetrievePartial(&'p str),
     Kill(&'p str),
     Logs(&'p str),
+    Metrics,
 }
 
 impl<'p> Route<'p> {
@@ -108,12 +114,29 @@ impl<'p> Route<'p> {
             ("health", None) => Self::Health,
             ("ready", None) => Self::Ready,
             ("load", None) => Self::Load,
+            ("metrics", None) => Self::Metrics,
             ("submit", None) => Self::Submit,
             ("retrieve", Some(id)) => Self::Retrieve(id),
             ("retrieve_partial", Some(id)) => Self::RetrievePartial(id),
             ("kill", Some(id)) => Self::Kill(id),
             _ => return None,
         })
+    }
+
+    /// Its name, as monitoring has it: without what callers choose.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Ping => "/",
+            Self::Health => "/health",
+            Self::Ready => "/ready",
+            Self::Load => "/load",
+            Self::Metrics => "/metrics",
+            Self::Submit => "/submit",
+            Self::Retrieve(_) => "/retrieve/{id}",
+            Self::RetrievePartial(_) => "/retrieve_partial/{id}",
+            Self::Kill(_) => "/kill/{id}",
+            Self::Logs(_) => "/payloads/{id}/logs",
+        }
     }
 
     fn allows(&self) -> &'static str {
@@ -128,6 +151,10 @@ impl Service for Api {
     fn call(&self, request: Request<'_, '_>) -> Response {
         self.answer(request).unwrap_or_else(Response::from)
     }
+
+    fn answered(&self, answered: &Answered<'_>) {
+        self.metrics.count(answered);
+    }
 }
 
 impl Api {
@@ -139,7 +166,7 @@ impl Api {
                 404,
                 "no_such_route",
                 "There is nothing at this path; there are /submit, /retrieve/{id}, /retrieve_partial/{id}, /kill/{id}, \
-                 /payloads/{id}/logs, /health, /ready and /load.",
+                 /payloads/{id}/logs, /health, /ready, /load and /metrics.",
             ));
         };
         match (request.method, route) {
@@ -147,6 +174,7 @@ impl Api {
             (Method::Get, Route::Health) => Ok(health::get(self)),
             (Method::Get, Route::Ready) => Ok(ready::get(self)),
             (Method::Get, Route::Load) => Ok(load::get(self)),
+            (Method::Get, Route::Metrics) => metrics::get(self, &request),
             (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, &request),
             (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?),
             (Method::Post, Route::Submit) => submit::post(self, &mut request),

@@ -82,6 +82,7 @@ struct Watch {
     trouble: Mutex<Option<String>>,
     free_bytes: AtomicU64,
     free_inodes: AtomicU64,
+    total_bytes: AtomicU64,
     /// A write has failed since the last one that worked.
     is_suspect: AtomicBool,
     /// The last write failed for want of space, whatever the numbers say: a quota, say.
@@ -170,11 +171,18 @@ impl DataPath {
         }
     }
 
+    /// How many bytes the disk has in all, as of the last look.
+    pub fn total_bytes(&self) -> u64 {
+        self.watch.total_bytes.load(Ordering::Relaxed)
+    }
+
     /// What is free now, which is the last look from then on. Asks the disk: not for a coroutine.
     pub fn free_now(&self) -> io::Result<Free> {
         let volume = rustix::fs::statvfs(&*self.path)?;
         // File systems without a fixed number of inodes say 0 of 0.
         let inodes = if volume.f_files == 0 { u64::MAX } else { volume.f_favail };
+        let total_bytes = volume.f_blocks.saturating_mul(volume.f_frsize);
+        self.watch.total_bytes.store(total_bytes, Ordering::Relaxed);
         let free = Free { bytes: volume.f_bavail.saturating_mul(volume.f_frsize), inodes };
         self.watch.free_bytes.store(free.bytes, Ordering::Relaxed);
         self.watch.free_inodes.store(free.inodes, Ordering::Relaxed);

@@ -15,5 +15,7 @@ pub struct Room {
 
 pub mod load;
 pub mod memory;
+pub mod process;
 pub mod rlimit;
+pub mod sensors;
 pub mod service_manager;

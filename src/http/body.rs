@@ -10,7 +10,7 @@ use super::pipe::{Reader, pipe};
 use super::reply::{Claim, Missing, reply};
 use super::watch::{Caller, Patience};
 use super::wire::Wire;
-use crate::event;
+use crate::{event, metrics};
 
 /// A chunk-size line or a trailer section longer than this is not believed (RFC 9112, section 7.1.1: bound extensions).
 const MAX_LINE_BYTES: usize = 4 * 1024;
@@ -86,6 +86,7 @@ impl<'c> Body<'c> {
         &mut self,
         job: impl FnOnce(&mut Chunks) -> T + Send + 'static,
     ) -> Result<T, HttpError> {
+        let _counted = metrics::UPLOADS.enter();
         let (mut writer, reader) = pipe(self.length);
         let (teller, asker) = reply();
         let teller = Arc::new(teller);

@@ -17,8 +17,8 @@ use super::pipe::{self, LAST_CHUNK, pipe};
 use super::response::{self, After, Ending, Headers, Payload, Pieces, Response, Streamed};
 use super::watch::{Caller, Patience};
 use super::wire::Wire;
-use super::{Request, Service, Shared};
-use crate::event;
+use super::{Answered, Request, Service, Shared};
+use crate::{event, metrics};
 
 /// The first piece of a streamed answer, which most often is all of it. Further ones are larger.
 const FIRST_PIECE_BYTES: u64 = 16 * 1024;
@@ -49,6 +49,7 @@ impl Connection {
         if self.wire.prepare().is_err() {
             return;
         }
+        let _open = metrics::CONNECTIONS.enter();
         loop {
             match &self.next_head() {
                 Ok(Some(head)) => match self.answer(head, service) {
@@ -60,6 +61,7 @@ impl Connection {
                 Ok(None) => return,
                 Err(error) => {
                     event!(Debug, "request refused", status = error.status, reason = error.message);
+                    service.answered(&Answered { head: None, status: error.status, took: Duration::ZERO });
                     if self.send_last(error.clone(), Headers::new()).is_ok() {
                         self.linger();
                     }
@@ -143,12 +145,16 @@ impl Connection {
         let rest = body.into_rest();
         let status = response.status();
         let sent = self.send(response, head, head.keep_alive && rest.is_small());
+        let status = sent.as_ref().map_or(status, |sent| sent.status);
+        let took = begun.elapsed();
+        let asked = Some((&head.method, head.without_body, head.path.as_str()));
+        service.answered(&Answered { head: asked, status, took });
         event!(
             Debug,
             "request answered",
             path = head.path,
-            status = sent.as_ref().map_or(status, |sent| sent.status),
-            took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            status = status,
+            took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             sent = if sent.is_ok() { "whole" } else { "in part" },
         );
         // Only now: the client need not send the rest to get its answer.
@@ -206,6 +212,7 @@ impl Connection {
         if without_body {
             return Ok(());
         }
+        let _counted = metrics::FOLLOWERS.enter();
         self.wire.notice_vanished_peer();
         let shared = Arc::clone(&self.shared);
         loop {
@@ -234,6 +241,7 @@ impl Connection {
         ending: Ending,
         without_body: bool,
     ) -> io::Result<Result<(), HttpError>> {
+        let _counted = metrics::DOWNLOADS.enter();
         let (mut writer, mut reader) = pipe(Some(FIRST_PIECE_BYTES));
         let turn = self.shared.threads.downloads.run(move || match (streamed.check)() {
             Err(refused) => writer.fail(io::Error::other(refused)),

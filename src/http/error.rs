@@ -6,6 +6,7 @@ use miniserde::Serialize;
 use thiserror::Error;
 
 use super::response::{Headers, Payload, Response};
+use crate::metrics;
 
 /// When asking again is worth while: by then a disk answers again, or somebody has come to his end.
 const RETRY_AFTER_S: u32 = 5;
@@ -66,6 +67,7 @@ impl HttpError {
 
     /// Status, fields and JSON of the answer that tells it; `headers` are kept.
     pub(super) fn into_parts(self, mut headers: Headers) -> (u16, Headers, String) {
+        metrics::REFUSALS.add(self.code);
         headers.push(("Content-Type", "application/json".into()));
         if let Some(seconds) = self.retry_after_s {
             headers.push(("Retry-After", seconds.to_string().into()));

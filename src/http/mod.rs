@@ -109,6 +109,20 @@ pub struct Request<'r, 'c> {
 pub trait Service: Send + Sync + 'static {
     /// The answer to one request.
     fn call(&self, request: Request<'_, '_>) -> Response;
+
+    /// Takes note of an answer that is out, or was cut.
+    fn answered(&self, _answered: &Answered<'_>) {}
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub struct Answered<'a> {
+    /// The method, whether it was HEAD, and the path; `None` where the head could not be understood.
+    pub head: Option<(&'a Method, bool, &'a str)>,
+    /// The status.
+    pub status: u16,
+    /// From the head of the request to the last byte of the answer.
+    pub took: Duration,
 }
 
 /// Whether the system gives the threads that [`Listener::bind`] starts: workers and a timer. The crate of the coroutines starts them

@@ -56,6 +56,15 @@ impl Response {
         }
     }
 
+    /// A body of this type.
+    pub fn text(content_type: &'static str, body: String) -> Self {
+        Self {
+            status: 200,
+            headers: vec![("Content-Type", Cow::Borrowed(content_type))],
+            payload: Payload::Whole(body.into_bytes()),
+        }
+    }
+
     /// No body.
     pub fn empty(status: u16) -> Self {
         Self { status, headers: Vec::new(), payload: Payload::Whole(Vec::new()) }

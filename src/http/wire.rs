@@ -9,7 +9,7 @@ use rustix::net::sockopt::{set_socket_keepalive, set_socket_linger, set_tcp_keep
 
 use super::home::Stream;
 use super::pace::{Pace, Turn};
-use crate::sys;
+use crate::{metrics, sys};
 
 /// The read buffer of a waiting connection is on its stack and this small: most heads fit, and thousands of idle
 /// connections cost one stack page each.
@@ -99,6 +99,7 @@ impl Wire {
     fn read_more(&mut self) -> io::Result<usize> {
         let mut first = [0; FIRST_READ_BYTES];
         let count = self.stream.read(&mut first)?;
+        metrics::RECEIVED.add(count as u64);
         // Where no read ever ends with a request or a chunk, nothing else would let go of what is used up.
         self.input.drain(..self.used);
         self.used = 0;
@@ -127,7 +128,9 @@ impl Wire {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let input = self.unread();
         if input.is_empty() {
-            return self.read_paced(|wire| wire.stream.read(buffer));
+            let count = self.read_paced(|wire| wire.stream.read(buffer))?;
+            metrics::RECEIVED.add(count as u64);
+            return Ok(count);
         }
         let count = input.len().min(buffer.len());
         buffer[..count].copy_from_slice(&input[..count]);
@@ -187,6 +190,7 @@ impl Wire {
             match self.stream.write(left) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
+                    metrics::SENT.add(count as u64);
                     left = &left[count..];
                     // In part means that the buffer is full, and the next wait begins now.
                     self.unsent = if left.is_empty() { None } else { Some(self.unsent_bytes()?) };

@@ -10,6 +10,7 @@ mod running;
 
 use std::time::Duration;
 
+use crate::metrics;
 use crate::settings::{self, Settings};
 
 pub use calls::calls;
@@ -99,8 +100,9 @@ impl Limit {
         }
     }
 
-    /// Why a payload was ended that went beyond a limit of this value: names the limit, with its value.
+    /// Why a payload was ended that went beyond a limit of this value: names the limit, with its value. Counts it.
     pub fn reason(self, value: u64) -> String {
+        metrics::LIMITS.add(self.word());
         let what = match self {
             Self::Time => "it ran longer than",
             Self::Cpu => "its processes used more CPU time than",

@@ -13,6 +13,7 @@ use super::starter::{Ready, remove_temporary};
 use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::event;
 use crate::limits::{Limit, OutOfMemory};
+use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
 use crate::store::Store;
 use crate::sys::{self, Exit, ExitResult};
@@ -178,8 +179,10 @@ impl Work {
         if let Some(reason) = run.limit_met(&exit) {
             self.mark_killed(run.id, &reason);
         }
+        let wall = run.started.elapsed();
+        metrics::RAN.add(wall);
         let usage = Usage {
-            wall_s: seconds(run.started.elapsed()),
+            wall_s: seconds(wall),
             user_s: seconds(exit.user),
             system_s: seconds(exit.system),
             max_rss_bytes: exit.max_rss_bytes,

@@ -31,6 +31,7 @@ use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
 use crate::limits::{self, Cgroups, Entry, Grant, Group, Limit, Processors, Running, Taken};
+use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
 use crate::sandbox::always;
 use crate::store::Store;
@@ -363,10 +364,11 @@ impl Work {
         let started = Instant::now();
         match self.launcher.start(id, &ready.directory, &ready.streams, limits) {
             Ok(pid) => {
-                let Ready { directory, streams, group, .. } = ready;
+                let Ready { directory, streams, group, claimed, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
+                metrics::STARTED.add(claimed.elapsed());
                 event!(Info, "payload started", payload = id, pid = pid);
                 self.running.begin(Entry {
                     id,

@@ -15,6 +15,7 @@ use rustix::io::{Errno, ioctl_fionbio};
 
 use super::inbox::{Inbox, Sender, inbox};
 use crate::event;
+use crate::metrics;
 use crate::payload::PayloadId;
 
 /// A tail is held in memory, twice for each payload that runs.
@@ -191,6 +192,7 @@ impl State {
     fn end(&mut self) {
         let tail = std::mem::take(&mut self.tail);
         if self.left_out > 0 {
+            metrics::LIMITS.add("max_log");
             let note = format!("\n[{} bytes are left out here: MAX_LOG]\n", self.left_out);
             self.write(note.as_bytes());
         }

@@ -69,6 +69,8 @@ pub(super) struct Ready {
     pub(super) grant: Grant,
     /// Where the kernel keeps a part of that.
     pub(super) group: Option<Arc<Group>>,
+    /// When it got its slot.
+    pub(super) claimed: Instant,
 }
 
 impl Starter {
@@ -257,6 +259,7 @@ impl Starter {
     }
 
     fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
+        let claimed = Instant::now();
         let directory: Arc<Path> = payload.loc.as_path().into();
         script::check(&directory)?;
         let grant = self.grant_of(payload, &directory)?;
@@ -265,7 +268,7 @@ impl Starter {
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
         let group = self.group(payload.id, &grant);
-        Ok(Ready { id: payload.id, directory, streams, grant, group })
+        Ok(Ready { id: payload.id, directory, streams, claimed, grant, group })
     }
 
     /// Without it what the payload uses is looked at.

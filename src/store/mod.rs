@@ -6,10 +6,12 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
+use crate::metrics;
 use crate::payload::{LeftOver, Outcome, Payload, PayloadId, Status, Usage};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -105,7 +107,9 @@ impl Store {
         if inner.waiting >= max_waiting {
             return Err(StoreError::QueueFull);
         }
-        inner.insert(payload, MonotonicMs::MAX)
+        inner.insert(payload, MonotonicMs::MAX)?;
+        metrics::PAYLOADS.add(payload.status.word());
+        Ok(())
     }
 
     /// Adds a payload of an earlier life, whatever its status. One whose result nobody has fetched counts as no older than `oldest`.
@@ -130,15 +134,24 @@ impl Store {
     pub fn claim(&self) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
             "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
-            "(SELECT id FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1) RETURNING"
+            "(SELECT id FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1) RETURNING";
+            ", queued_clock"
         );
         let mut inner = self.lock();
         if inner.waiting == 0 {
             return Ok(None);
         }
-        let claimed = inner.one(sql, params![now_ms()]).optional()?;
+        let mut statement = inner.connection.prepare_cached(sql)?;
+        let pair = |row: &Row<'_>| Ok((payload_of(row)?, row.get("queued_clock")?));
+        let claimed: Option<(Payload, MonotonicMs)> =
+            statement.query_row(params![now_ms()], pair).optional()?;
+        drop(statement);
         inner.waiting -= u32::from(claimed.is_some());
-        Ok(claimed)
+        Ok(claimed.map(|(payload, queued)| {
+            let waited_ms = u64::try_from(monotonic_ms() - queued).unwrap_or(0);
+            metrics::WAITED.add(Duration::from_millis(waited_ms));
+            payload
+        }))
     }
 
     /// Lets a payload wait again that was claimed and could not be started. Gives it; `None` if it has been killed meanwhile.
@@ -169,6 +182,7 @@ impl Store {
     pub fn set_pid(&self, id: PayloadId, pid: u32) -> Result<(), StoreError> {
         let sql = "UPDATE payload SET pid = ?2 WHERE id = ?1";
         self.lock().change(sql, params![id, pid])?;
+        metrics::PAYLOADS.add(Status::Running.word());
         if let Some(told) = self.on_start.get() {
             told(id);
         }
@@ -269,6 +283,7 @@ impl Store {
             statement.query_row(params, |row| row.get(0)).optional()?
         };
         if has_ended == Some(true) {
+            metrics::PAYLOADS.add(noted.unnoted.unwrap_or(noted.status).word());
             (self.on_end)(noted.id);
         }
         Ok(())
@@ -292,7 +307,9 @@ impl Store {
         let sql = "UPDATE payload SET status = 'Cleaned', cleaned_clock = ?2 \
                    WHERE cleaned_clock IS NULL AND ended_clock < ?1 RETURNING id, loc";
         let pair = |row: &Row<'_>| Ok((row.get(0)?, path_of(row, 1)?));
-        self.lock().list(sql, params![cutoff, monotonic_ms()], pair)
+        let cleaned = self.lock().list(sql, params![cutoff, monotonic_ms()], pair)?;
+        metrics::PAYLOADS.add_many(Status::Cleaned.word(), cleaned.len() as u64);
+        Ok(cleaned)
     }
 
     /// Deletes the rows that were cleaned before `cutoff`. Gives their number.
@@ -325,8 +342,10 @@ impl Inner {
     /// `oldest`: no payload counts as older whose result nobody has fetched.
     fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, asked) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, asked, \
+                   queued_clock) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
+                   ?21)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
         // clock.
@@ -356,6 +375,7 @@ impl Inner {
                 payload.is_told,
                 payload.unnoted.map(|status| status.to_string()),
                 payload.asked,
+                monotonic_ms(),
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared && payload.unnoted.is_none());

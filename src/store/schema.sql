@@ -16,6 +16,7 @@ CREATE TABLE payload (
     finished_at   INTEGER,
     left_over     TEXT,    -- how those ended that it left behind
     refused       INTEGER NOT NULL DEFAULT 0, -- whether the disk has not taken its end
+    queued_clock  INTEGER NOT NULL DEFAULT 0, -- since when it waits in this life
     ended_clock   INTEGER, -- when its end was noted, for its age
     cleaned_clock INTEGER,
     told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result

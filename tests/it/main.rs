@@ -17,6 +17,7 @@ mod limits;
 mod logging;
 mod logs_live;
 mod long_poll;
+mod metrics;
 mod network;
 mod outage;
 mod process;
