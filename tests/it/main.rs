@@ -8,6 +8,7 @@ mod bounds;
 mod client;
 mod disk;
 mod ending;
+mod escapes;
 mod failed_start;
 mod fault;
 mod hostile;
