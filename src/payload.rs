@@ -41,6 +41,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 7] = [
+        Self::Prepared,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Invalid,
+        Self::Killed,
+        Self::Cleaned,
+    ];
+
     /// Whether the payload still waits or runs, so that its result is yet to come.
     pub fn is_pending(self) -> bool {
         matches!(self, Self::Prepared | Self::Running)

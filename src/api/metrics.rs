@@ -11,6 +11,7 @@ use crate::disk_threads::Disk;
 use crate::host::{process, sensors};
 use crate::http::{Answered, HttpError, Method, Request, Response, wait_for_disk};
 use crate::metrics::{self as counted, Form, Histogram, Text};
+use crate::payload::Status;
 
 /// What monitoring needs beside what is counted elsewhere; cheap to clone.
 #[derive(Clone)]
@@ -115,7 +116,8 @@ impl Api {
             "payloads",
             "Payloads by the status that they have got since the start of the client.",
             &["status"],
-            by_word(&counted::PAYLOADS),
+            // Each is there from the start on: of a counter that begins with 1, nobody sees that it has risen.
+            Status::ALL.map(|status| ([status.word()], counted::PAYLOADS.count(status.word()))),
         );
         text.gauge("payloads_waiting", "Payloads that wait for a slot.", counts.waiting);
         text.gauge("payloads_running", "Payloads that run.", counts.running);

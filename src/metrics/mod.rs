@@ -139,6 +139,11 @@ impl ByWord {
         }
     }
 
+    /// How many there have been of these.
+    pub fn count(&self, word: &str) -> u64 {
+        self.lock().iter().find(|(known, _)| *known == word).map_or(0, |(_, count)| *count)
+    }
+
     /// All of which there was one.
     pub fn get(&self) -> Vec<(&'static str, u64)> {
         self.lock().clone()
@@ -191,6 +196,7 @@ mod tests {
         WORDS.add_many("b", 2);
         WORDS.add("a");
         assert_eq!(WORDS.get(), [("a", 2), ("b", 2)]);
+        assert_eq!((WORDS.count("b"), WORDS.count("c")), (2, 0));
     }
 
     #[test]

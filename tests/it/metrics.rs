@@ -53,6 +53,7 @@ fn what_happens_to_payloads_is_counted() {
     assert_eq!(count(&before, "slots"), 2);
     assert_eq!(count(&before, "ready"), 1);
     assert_eq!(count(&before, "payload_run_seconds_count"), 0);
+    assert_eq!(count(&before, "payloads_total{status=\"Failed\"}"), 0);
     for script in ["exit 0", "sleep 0.3", "exit 3"] {
         client.ended(&client.run(script));
     }
