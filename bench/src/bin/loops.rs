@@ -60,9 +60,8 @@ fn on_all_cores(count: u32, run: impl Fn(u32) -> io::Result<()> + Sync) -> io::R
 }
 
 fn bare(dir: &Path) -> io::Result<()> {
-    let status =
-        Command::new("./run.sh").current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-    check(status.success())
+    let mut command = Command::new("./run.sh");
+    run_when_free(command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::null()))
 }
 
 fn full(dir: &Path) -> io::Result<()> {
@@ -72,9 +71,19 @@ fn full(dir: &Path) -> io::Result<()> {
     command.current_dir(dir).stdin(Stdio::null());
     command.stdout(File::create(dir.join(".orchestrator.out"))?);
     command.stderr(File::create(dir.join(".orchestrator.err"))?);
-    let status = command.status()?;
-    fs::write(dir.join(".orchestrator.exit"), "0\n")?;
-    check(status.success())
+    run_when_free(&mut command)?;
+    fs::write(dir.join(".orchestrator.exit"), "0\n")
+}
+
+/// A child that another thread is just starting holds a copy of every descriptor until its exec, of one through which this script was
+/// written a moment ago too. Until then it is "busy"; the client waits for it in the same way.
+fn run_when_free(command: &mut Command) -> io::Result<()> {
+    loop {
+        match command.status() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => thread::yield_now(),
+            status => return check(status?.success()),
+        }
+    }
 }
 
 fn write_script(dir: &Path) -> io::Result<()> {
