@@ -19,6 +19,9 @@ pub fn now() -> Ms {
 /// The client looks at the disk once a second, and tells times in whole seconds.
 const SLACK: Ms = 1500;
 
+/// How long the client may owe a record after the disk has room again.
+const OWED: Ms = 2500;
+
 const CUT_OFF: &str = "Failed: client restarted";
 
 /// A span of time with something in it that explains failures.
@@ -132,9 +135,11 @@ impl Ledger {
         self.crashes.iter().find(|crash| crash.has_second(finished))
     }
 
-    /// Whether a stop in good order explains that: one on a full disk, which took no note of an end.
-    fn was_stopped_at(&self, finished: Ms) -> bool {
-        self.stops.iter().any(|stop| stop.has_second(finished))
+    /// Whether a stop in good order explains that: one while the disk was full, so that it took no note of an end that was owed since
+    /// a kill. What is owed is written within two seconds after the disk has room, so a disk that was full long before is no reason.
+    fn was_stopped_on_full_disk_at(&self, finished: Ms) -> bool {
+        let is_full = |stop: &Span| self.was_full(stop.from.saturating_sub(OWED), stop.to);
+        self.stops.iter().any(|stop| stop.has_second(finished) && is_full(stop))
     }
 
     /// Payloads whose kill was answered, but came too late to be noted before the client itself was killed.
@@ -251,7 +256,7 @@ impl Ledger {
                     ["started_at", "finished_at"].map(|name| field(name).and_then(|at| ms_of(&at)));
                 let (started, finished) = (started?, finished?);
                 let was_cut_off =
-                    self.crash_at(finished).is_some() || was_full && self.was_stopped_at(finished);
+                    self.crash_at(finished).is_some() || self.was_stopped_on_full_disk_at(finished);
                 let is_explained = started <= finished && was_cut_off;
                 is_explained.then_some(CUT_OFF)
             }
