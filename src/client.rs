@@ -25,7 +25,8 @@ use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::logs::Logs;
 use crate::runner::{self, Runner};
-use crate::settings::{Durable, Settings};
+use crate::sandbox::users::{NoUsers, Users};
+use crate::settings::{Durable, RunAs, Settings};
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
 use crate::upkeep::record_writer::Records;
@@ -99,8 +100,10 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let remover = Remover::new(data_path.shelf(), durability);
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
+    let users = choose_users(settings, &data_path)?;
+    let user_ids = users.as_ref().map(|users| users.ids());
     let processors = Processors::usable();
-    let limits = runner_limits(settings, &processors, limits_at_start);
+    let limits = runner_limits(settings, &processors, limits_at_start, users);
     let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
     let running = Running::default();
     let (runner, begin_to_run) =
@@ -121,7 +124,9 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     sync::start(data_path.clone(), ids.clone(), settings.durable == Durable::Soon)
         .map_err(|error| system("cannot start the thread that syncs", &error))?;
     let leftovers = found
-        .take_up(&store, settings.max_age, &ids, &records, &remover, runner::end_strays)
+        .take_up(&store, settings.max_age, &ids, &records, &remover, |path| {
+            runner::end_strays(path, user_ids.as_ref());
+        })
         .map_err(|error| StartError::System(format!("cannot take up the payloads of DATA_PATH: {error}")))?;
     // Its thread waits for nothing else.
     let _ = begin_to_clean.send(leftovers);
@@ -140,7 +145,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         ids: ids.clone(),
         records: records.clone(),
         remover: remover.clone(),
-        bounds: bounds(settings, grant),
+        bounds: bounds(settings, grant, user_ids.is_some()),
         zip_threads: settings.zip_threads,
         disk_timeout: settings.disk_timeout,
         watch: threads.watch(),
@@ -168,6 +173,7 @@ fn runner_limits(
     settings: &Settings,
     processors: &Processors,
     limits_at_start: Vec<(Resource, Rlimit)>,
+    users: Option<Arc<Users>>,
 ) -> runner::Limits {
     let usable = processors.count();
     if settings.job_cpus.is_some_and(|number| number as usize > usable) {
@@ -183,6 +189,7 @@ fn runner_limits(
         max_log: settings.max_log,
         of_processes: rlimit::changed_since(limits_at_start),
         has_successor: settings.recover,
+        users,
     }
 }
 
@@ -208,12 +215,13 @@ fn take_cgroups(processors: usize, grant: &Grant) -> Option<Arc<Cgroups>> {
 }
 
 /// What is admitted. `grant`: what a payload may ask for at the most.
-fn bounds(settings: &Settings, grant: Grant) -> Bounds {
+fn bounds(settings: &Settings, grant: Grant, has_private_directories: bool) -> Bounds {
     Bounds {
         max_upload: settings.max_upload,
         max_queue: settings.max_queue,
         min_free: Free { bytes: settings.min_free, inodes: settings.min_free_inodes },
         grant,
+        has_private_directories,
     }
 }
 
@@ -252,6 +260,28 @@ fn make_room(settings: &Settings) -> Room {
     let (stack, thread_stack) = (http::STACK_BYTES, disk_threads::STACK_BYTES);
     let room = memory::room(settings.max_connections, stack, thread_stack, settings.zip_threads);
     rlimit::raise_descriptors(room, settings.max_jobs)
+}
+
+/// As whom payloads run: where the client is root, each slot by a user of its own. `None` for the client's own user.
+fn choose_users(settings: &Settings, data_path: &DataPath) -> Result<Option<Arc<Users>>, StartError> {
+    let given = settings.run_as.as_ref();
+    let chosen = Users::choose(given, settings.max_jobs);
+    let why = match (chosen, given) {
+        (Err(NoUsers::NotRoot), None) => return Ok(None),
+        (Err(error @ NoUsers::NotRoot), Some(given)) => {
+            return Err(StartError::Setting(given.refuse(&error.to_string())));
+        }
+        (Err(error), _) => error.to_string(),
+        (Ok(users), _) => match data_path.admit(*users.ids().start(), false) {
+            Ok(()) => return Ok(Some(Arc::new(users))),
+            Err(error) => error.to_string(),
+        },
+    };
+    if let Some(ids @ RunAs::Ids(_)) = given {
+        return Err(StartError::Setting(ids.refuse(&why)));
+    }
+    event!(Warn, "payloads run as root and can do all that root can", reason = why);
+    Ok(None)
 }
 
 /// What was set and has no effect.

@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 use cli::Command;
 use client::{End, StartError};
-use settings::Settings;
+use settings::{RunAs, Settings};
 
 const FAILED: u8 = 1;
 const BAD_SETTING: u8 = 2;
@@ -82,7 +82,11 @@ fn guard(settings: &Settings) -> ExitCode {
     // What ends the client by a signal to its whole group must not end the guard before it.
     let signals = sys::StopSignals::block();
     set_up_log(settings);
-    let ended = settings.data_path.as_deref().map(runner::run_guard);
+    let ids = match &settings.run_as {
+        Some(RunAs::Ids(ids)) => Some(ids),
+        _ => None,
+    };
+    let ended = settings.data_path.as_deref().map(|data_path| runner::run_guard(data_path, ids));
     drop(signals);
     match ended {
         Some(Ok(())) => ExitCode::SUCCESS,

@@ -23,7 +23,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "client",
         &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
-    ("client", &["logs", "runner", "settings", "store", "sys", "upkeep"]),
+    ("client", &["logs", "runner", "sandbox", "settings", "store", "sys", "upkeep"]),
     ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "payload", "runner"]),
     ("api", &["limits", "logs", "metrics", "store", "upkeep", "upload"]),
     // What does the work.
@@ -43,7 +43,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("disk_threads", &["event"]),
     ("host", &["clock", "event"]),
     ("limits", &["event", "metrics", "payload", "settings", "sys"]),
-    ("sandbox", &["event", "sys"]),
+    ("sandbox", &["event", "settings", "sys"]),
     ("settings", &["log"]),
     ("store", &["clock", "metrics", "payload"]),
     // What all may know.

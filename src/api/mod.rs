@@ -83,6 +83,8 @@ pub struct Bounds {
     pub min_free: Free,
     /// What a payload may use at the most.
     pub grant: Grant,
+    /// Whether payloads run as users of their own, so that their directories are nobody else's to enter.
+    pub has_private_directories: bool,
 }
 
 /// A path that is known, with what its last segment says.

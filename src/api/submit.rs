@@ -86,7 +86,9 @@ impl Api {
         let pieces =
             Pieces { chunks: &mut *chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
         let mut wanted = Wanted::of(limits::WORDS);
-        let received = upload::receive(pieces, boundary, directory, &mut wanted).map_err(Refused::Upload)?;
+        let is_private = self.bounds.has_private_directories;
+        let received = upload::receive(pieces, boundary, directory, is_private, &mut wanted);
+        let received = received.map_err(Refused::Upload)?;
         let asked = self.asked(&wanted).map_err(Refused::Limits)?;
         self.queue(chunks, directory, received, asked, file_system.as_ref())
     }

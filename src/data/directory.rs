@@ -58,10 +58,10 @@ pub fn open_closed(
     openat(CWD, &*path, flags.difference(OFlags::NOFOLLOW), Mode::empty())
 }
 
-/// Opens a file of the client's own, with these flags. A payload is of the same user, and may have closed it: it is opened again.
+/// Opens a file of the client's own, with these flags; one that is made is nobody else's to read. A payload is often of the same user, and may have closed it: it is opened again.
 pub fn open_own_file(at: impl AsFd, name: impl Arg + Copy, flags: OFlags) -> io::Result<File> {
     let flags = flags | OFlags::CLOEXEC;
-    let opened = match openat(&at, name, flags, Mode::from_raw_mode(0o666)) {
+    let opened = match openat(&at, name, flags, Mode::RUSR | Mode::WUSR) {
         Err(Errno::ACCESS) => open_closed(&at, name, FileType::RegularFile, Mode::RUSR | Mode::WUSR, flags)
             .map_err(|_| Errno::ACCESS),
         other => other,

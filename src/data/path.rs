@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Access, CWD, FlockOperation, OFlags};
+use rustix::fs::{Access, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::{Builder, Uuid};
 
 use crate::clock::running_ms;
 use crate::data::directory;
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
+use crate::data::owner;
 use crate::data::record::Shelf;
 use crate::data::unusable::explained;
 use crate::event;
@@ -33,6 +34,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(1);
 /// What is written, and removed again, to see whether a disk that failed works again.
 const PROBE: &str = ".orchestrator.probe";
 const PROBE_BYTES: usize = 4096;
+
+/// What is given away, and removed, to see whether files can be.
+const OWNER_PROBE: &str = ".orchestrator.owner";
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -192,6 +196,39 @@ impl DataPath {
     /// The absolute path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Lets payloads that run as users of their own come to their directories, `id` among them, and nobody but the client to the
+    /// client's own files. Fails, and says what to do, where they cannot, or where files cannot be given to another user. `has_way`: it
+    /// does not matter to them what is above, which others may not enter.
+    pub fn admit(&self, id: u32, has_way: bool) -> io::Result<()> {
+        for above in self.path.ancestors().skip(1) {
+            if !has_way && fs::metadata(above)?.mode() & Mode::XOTH.bits() == 0 {
+                let shown = above.display();
+                return Err(io::Error::other(format!(
+                    "other users cannot enter {shown}, in which DATA_PATH is; let them (chmod o+x {shown}), or choose another DATA_PATH"
+                )));
+            }
+        }
+        // Before anything is changed: it is as it was where this fails.
+        let probe = self.path.join(OWNER_PROBE);
+        match fs::create_dir(&probe) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let given = owner::give(&probe, id);
+        fs::remove_dir(&probe)?;
+        given.map_err(|error| {
+            let shown = self.path.display();
+            io::Error::new(error.kind(), format!("files in {shown} cannot be given to another user: {error}"))
+        })?;
+        let mode = Mode::from_raw_mode(fs::metadata(&*self.path)?.mode());
+        if !mode.contains(Mode::XOTH) {
+            rustix::fs::chmod(&*self.path, mode | Mode::XGRP | Mode::XOTH)?;
+        }
+        // Whoever can open a file can lock it.
+        rustix::fs::fchmod(&*self.lock.current(), Mode::RUSR | Mode::WUSR)?;
+        Ok(())
     }
 
     /// A name for a new payload directory; nothing is made yet.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, mkdirat};
 use rustix::io::Errno;
 
+use crate::data::owner;
 use crate::data::place::{OWN, own_directory};
 use crate::data::remove::remove_tree;
 
@@ -36,6 +37,16 @@ pub fn make(directory: &Path) -> io::Result<PathBuf> {
         made => made?,
     }
     Ok(path)
+}
+
+/// Gives that directory, which is empty, to the user `id`, and lets all users come to theirs; its name is known to nobody else. May
+/// wait for the disk.
+pub fn give(directory: &Path, id: u32) -> io::Result<()> {
+    let path = path_of(directory);
+    for above in path.ancestors().skip(1).take(2) {
+        rustix::fs::chmod(above, Mode::RWXU | Mode::XGRP | Mode::XOTH)?;
+    }
+    owner::give(&path, id)
 }
 
 /// Removes that directory with all that is in it. May wait for the disk.

@@ -11,6 +11,8 @@ use crate::payload::PayloadId;
 pub struct Entry {
     /// Its number.
     pub id: PayloadId,
+    /// As which user all its processes run, and no others; `None` for that of the client.
+    pub user: Option<u32>,
     /// Its directory.
     pub directory: Arc<Path>,
     /// The process of its `run.sh`, which is the number of its session, too.

@@ -1,6 +1,8 @@
 //! How payloads end: by themselves, or by SIGTERM and then SIGKILL to the whole tree. Reaps every child, payload or
 //! orphan, and ends what a payload leaves behind.
 
+use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,7 +14,7 @@ use super::start::StartError;
 use super::starter::{Ready, remove_temporary};
 use super::{ENDING_LOOK, Phase, Run, Work};
 use crate::event;
-use crate::limits::{Limit, OutOfMemory};
+use crate::limits::{Group, Limit, OutOfMemory};
 use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status, Usage, seconds, signal_name};
 use crate::store::Store;
@@ -160,7 +162,17 @@ impl Work {
         running.chain(self.strangers.iter().copied()).collect()
     }
 
+    /// The user ids of all payloads, where they have such.
+    pub(super) fn ids(&self) -> Option<RangeInclusive<u32>> {
+        self.limits.users.as_ref().map(|users| users.ids())
+    }
+
     fn is_left_over(&self, pid: u32) -> Result<bool, Unknown> {
+        if let Some(users) = &self.limits.users
+            && let Some(user) = processes::user_of(pid)?.filter(|user| users.ids().contains(user))
+        {
+            return Ok(self.runs.iter().all(|run| users.of_slot(run.slot) != user));
+        }
         let origin = Origin::of(pid)?;
         if self.runs.iter().any(|run| origin.is(run.id, &run.directory)) {
             return Ok(false);
@@ -195,47 +207,58 @@ impl Work {
         if outcome.status == Status::Failed && run.out_of_memory() == Some(OutOfMemory::Host) {
             outcome.error = Some(NO_MEMORY.to_owned());
         }
-        let Run { id, directory, group, .. } = run;
-        self.end(move |ends| {
-            ends.note(id, &outcome);
-            remove_temporary(id, &directory);
-            // Whatever is in it still is ended.
-            drop(group);
-        });
+        let Run { id, slot, directory, group, .. } = run;
+        self.end(id, slot, directory, group, outcome);
     }
 
     /// Ends a payload that was ready and had no process.
     pub(super) fn end_unstarted(&self, ready: Ready, outcome: Outcome) {
-        let Ready { id, directory, streams, .. } = ready;
+        let Ready { id, slot, directory, streams, group, .. } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
-        self.end(move |ends| {
-            ends.note(id, &outcome);
-            remove_temporary(id, &directory);
-        });
+        self.end(id, slot, directory, group, outcome);
     }
 
     /// Lets a payload wait that the host cannot start now, or ends it, if it can never be started.
     pub(super) fn give_up_start(&self, ready: Ready, error: StartError) {
-        let Ready { id, directory, streams, .. } = ready;
+        let Ready { id, slot, directory, streams, .. } = ready;
         self.launcher.end_outputs(&streams.outputs);
         drop(streams);
         let starter = self.starter.clone();
         self.beside(move || {
             starter.not_started(id, &directory, &error);
-            starter.free_slot();
+            starter.free_slot(slot);
             starter.fill_slots();
         });
     }
 
     /// The slot of a payload is free, and its end to be noted. The disk may take seconds for what a payload has written, or
-    /// hang; no kill and no start waits for that.
-    fn end(&self, note: impl FnOnce(&Ends) + Send + 'static) {
-        self.starter.free_slot();
+    /// hang; no kill waits for that, and no start but that of the next one of the same user.
+    fn end(
+        &self,
+        id: PayloadId,
+        slot: usize,
+        directory: Arc<Path>,
+        group: Option<Arc<Group>>,
+        outcome: Outcome,
+    ) {
         let (starter, ends) = (self.starter.clone(), self.ends.clone());
+        let hand_over = starter.hand_over().clone();
+        if !hand_over.is_needed() {
+            starter.free_slot(slot);
+        }
         self.beside(move || {
-            starter.fill_slots();
-            note(&ends);
+            ends.note_after(id, &outcome, || {
+                if hand_over.is_needed() {
+                    hand_over.close(id, &directory, slot);
+                    starter.free_slot(slot);
+                }
+                starter.fill_slots();
+                hand_over.take_back(id, &directory);
+            });
+            remove_temporary(id, &directory);
+            // Whatever is in it still is ended.
+            drop(group);
         });
     }
 
@@ -261,7 +284,12 @@ pub(super) struct Ends {
 impl Ends {
     /// Notes the end of a payload, unless it had one.
     pub(super) fn note(&self, id: PayloadId, outcome: &Outcome) {
-        match self.records.end(id, outcome) {
+        self.note_after(id, outcome, || ());
+    }
+
+    /// The same, once the disk has done what has to come first.
+    fn note_after(&self, id: PayloadId, outcome: &Outcome, before: impl FnOnce()) {
+        match self.records.end(id, outcome, before) {
             // As the row has it: a kill has its own reason, and the signal is no news then.
             Ok(noted) => event!(
                 Info,
@@ -285,6 +313,7 @@ impl Run {
     pub(super) fn tree(&self) -> Tree {
         Tree {
             id: self.id,
+            user: self.user,
             directory: Arc::clone(&self.directory),
             root: self.pid,
             root_is_reaped: self.has_exited(),

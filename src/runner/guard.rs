@@ -9,6 +9,7 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeWriter, Read as _};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -43,12 +44,13 @@ pub(super) struct Guard {
 impl Guard {
     /// Starts the guard of `data_path`, once that of the life before has ended. `None` where it is not needed, or cannot be
     /// had, which the log tells.
-    pub(super) fn start(data_path: &Path) -> Option<Self> {
+    /// `ids`: the users of payloads, where those have users of their own.
+    pub(super) fn start(data_path: &Path, ids: Option<RangeInclusive<u32>>) -> Option<Self> {
         // With PID 1 the kernel ends all that lives in its namespace (pid_namespaces(7)).
         if std::process::id() == 1 {
             return None;
         }
-        match spawn(data_path) {
+        match spawn(data_path, ids) {
             Ok(guard) => Some(guard),
             Err(error) => {
                 event!(Warn, "payloads may outlive this client if it is killed: no guard", error = error);
@@ -62,7 +64,7 @@ impl Guard {
     }
 }
 
-fn spawn(data_path: &Path) -> io::Result<Guard> {
+fn spawn(data_path: &Path, ids: Option<RangeInclusive<u32>>) -> io::Result<Guard> {
     let (waits_on, alive) = io::pipe()?;
     // What it inherits as its output is the lock: the copy here is closed at the end of this function.
     let output = match lock(data_path) {
@@ -84,9 +86,13 @@ fn spawn(data_path: &Path) -> io::Result<Guard> {
     let journal = status.map(|status| format!("JOURNAL_STREAM={}:{}", status.st_dev, status.st_ino));
     let journal = journal.map(CString::new).transpose()?;
     let environment: Vec<&std::ffi::CStr> = journal.iter().map(CString::as_c_str).collect();
+    let ids = ids.map(|ids| format!("--run-as={}-{}", ids.start(), ids.end()));
+    let ids = ids.map(CString::new).transpose()?;
+    let mut arguments = vec![c"job-orchestrator", c"guard", format, c"--data-path", &data_path];
+    arguments.extend(ids.as_deref());
     let pid = sys::spawn(&Command {
         program: OWN_PROGRAM,
-        arguments: &[c"job-orchestrator", c"guard", format, c"--data-path", &data_path],
+        arguments: &arguments,
         environment: &environment,
         directory: c"/",
         namespaces: &[],
@@ -104,13 +110,14 @@ fn lock(data_path: &Path) -> io::Result<File> {
 }
 
 /// The guard's whole life: waits for the end of the client, then ends the payloads of `data_path`.
-pub fn run(data_path: &Path) -> io::Result<()> {
+/// `ids` as for [`end_strays`].
+pub fn run(data_path: &Path, ids: Option<&RangeInclusive<u32>>) -> io::Result<()> {
     always::close_to_others();
     // It was started by way of /proc/self/exe, and would be listed as `exe`. It guards under any name.
     let _ = rustix::thread::set_name(c"job-orch-guard");
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Nothing is ever written: this returns at the end of the other side.
     stdin.read_to_end(&mut Vec::new())?;
-    end_strays(data_path);
+    end_strays(data_path, ids);
     Ok(())
 }

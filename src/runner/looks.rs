@@ -110,6 +110,7 @@ impl Looks {
 fn tree_of(entry: &limits::Entry) -> Tree {
     Tree {
         id: entry.id,
+        user: entry.user,
         directory: entry.directory.clone(),
         root: entry.root,
         root_is_reaped: entry.root_is_reaped,

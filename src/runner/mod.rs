@@ -5,6 +5,7 @@
 mod end;
 mod environment;
 mod guard;
+mod hand_over;
 mod inbox;
 mod looks;
 mod output;
@@ -34,6 +35,7 @@ use crate::limits::{self, Cgroups, Entry, Grant, Group, Limit, Processors, Runni
 use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
 use crate::sandbox::always;
+use crate::sandbox::users::Users;
 use crate::store::Store;
 use crate::sys::{self, Exit};
 use crate::upkeep::record_writer::Records;
@@ -90,6 +92,8 @@ pub struct Limits {
     pub of_processes: Vec<(Resource, Rlimit)>,
     /// Whether the next life of the client takes up what waits when this one is stopped.
     pub has_successor: bool,
+    /// As whom payloads run; `None` for the client's own user.
+    pub users: Option<Arc<Users>>,
 }
 
 /// A handle to the runner; cheap to clone.
@@ -124,7 +128,8 @@ impl Runner {
         let (events, inbox) = inbox()?;
         let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
-        let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone())?);
+        let launcher =
+            Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), limits.users.clone())?);
         always::close_to_others();
         let ends = Ends { store: store.clone(), records };
         let starter =
@@ -211,6 +216,9 @@ impl Runner {
 /// A payload whose processes are under way.
 struct Run {
     id: PayloadId,
+    slot: usize,
+    /// As which it runs, where that is its own.
+    user: Option<u32>,
     pid: u32,
     directory: Arc<Path>,
     started: Instant,
@@ -362,16 +370,18 @@ impl Work {
         let processors = grant.get(Limit::Processors).and_then(|number| self.processors.take(number));
         let limits = limits::calls(&grant, processors.as_ref(), ready.group.as_deref());
         let started = Instant::now();
-        match self.launcher.start(id, &ready.directory, &ready.streams, limits) {
+        match self.launcher.start(id, ready.slot, &ready.directory, &ready.streams, limits) {
             Ok(pid) => {
-                let Ready { directory, streams, group, claimed, .. } = ready;
+                let Ready { slot, directory, streams, group, claimed, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
                 }
                 metrics::STARTED.add(claimed.elapsed());
                 event!(Info, "payload started", payload = id, pid = pid);
+                let user = self.limits.users.as_ref().map(|users| users.of_slot(slot));
                 self.running.begin(Entry {
                     id,
+                    user,
                     directory: Arc::clone(&directory),
                     root: pid,
                     root_is_reaped: false,
@@ -380,6 +390,8 @@ impl Work {
                 });
                 self.runs.push(Run {
                     id,
+                    slot,
+                    user,
                     pid,
                     directory,
                     started,
@@ -435,7 +447,7 @@ impl Work {
     }
 
     fn start_guard(&mut self) {
-        self.guard = Guard::start(&self.data_path);
+        self.guard = Guard::start(&self.data_path, self.ids());
         self.strangers.extend(self.guard.as_ref().map(Guard::pid));
     }
 

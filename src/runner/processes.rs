@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(super) struct Entry {
 #[derive(Clone)]
 pub(super) struct Tree {
     pub(super) id: PayloadId,
+    /// As which all its processes run, and no others; `None` where that is the client's user.
+    pub(super) user: Option<u32>,
     pub(super) directory: Arc<Path>,
     pub(super) root: u32,
     /// From then on the root's number may be a stranger's; what is left of the tree are our adopted children, and theirs.
@@ -123,11 +126,23 @@ fn is_without_orphans(tree: &Tree, known: &[u32], signal: Option<Signal>) -> Res
 
 /// Whether an orphan is of this payload, by what it shows or by its session.
 fn is_of(pid: u32, tree: &Tree) -> Result<bool, Unknown> {
-    if Origin::of(pid)?.is(tree.id, &tree.directory) {
+    if is_of_user(pid, tree)? || Origin::of(pid)?.is(tree.id, &tree.directory) {
         return Ok(true);
     }
     let entry = entry(pid)?;
     Ok(entry.is_some_and(|entry| !entry.is_zombie && entry.pid != tree.root && entry.session == tree.root))
+}
+
+/// Whether a process runs as the user that a payload has for itself. It cannot become another one.
+fn is_of_user(pid: u32, tree: &Tree) -> Result<bool, Unknown> {
+    Ok(tree.user.is_some() && user_of(pid)? == tree.user)
+}
+
+/// As which user a process runs (proc_pid_status(5)). Not by the owner of its directory in /proc, which a process can make root.
+pub(super) fn user_of(pid: u32) -> Result<Option<u32>, Unknown> {
+    let status = seen(fs::read_to_string(format!("/proc/{pid}/status")))?.unwrap_or_default();
+    let user = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    Ok(user.and_then(|user| user.split_whitespace().next()?.parse().ok()))
 }
 
 /// Signals one process group.
@@ -165,6 +180,9 @@ fn members(tree: &Tree, known: &[u32]) -> Result<Vec<Entry>, Unknown> {
     let is_of_root = |entry: &Entry| entry.pid == tree.root || entry.session == tree.root;
     let is_seed = |entry: &Entry| {
         if !tree.root_is_reaped && is_of_root(entry) {
+            return Ok(true);
+        }
+        if entry.pid != tree.root && is_of_user(entry.pid, tree)? {
             return Ok(true);
         }
         if entry.parent != own_pid || entry.pid == tree.root {
@@ -237,12 +255,13 @@ fn with_descendants(all: &[Entry], mut members: HashSet<u32>) -> HashSet<u32> {
 
 /// Ends all processes of all payloads below `data_path` by SIGKILL, for a client that is gone: they are nobody's children
 /// now, so the environment and the output that they were started with, sessions and descent have to tell them.
-pub fn end_strays(data_path: &Path) {
+/// `ids`: the users that only they run as.
+pub fn end_strays(data_path: &Path, ids: Option<&RangeInclusive<u32>>) {
     let deadline = Instant::now() + STRAYS_WAIT;
     let mut quiet_at = Instant::now() + STRAYS_QUIET;
     let mut sessions = HashSet::new();
     loop {
-        let strays = strays(data_path, &mut sessions);
+        let strays = strays(data_path, ids, &mut sessions);
         let now = Instant::now();
         if now >= deadline {
             match strays {
@@ -283,12 +302,16 @@ pub fn end_strays(data_path: &Path) {
 }
 
 /// `known`: the sessions of those that were seen before, who may be gone by now; more are added.
-fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Result<Vec<Entry>, Unknown> {
+fn strays(
+    data_path: &Path,
+    ids: Option<&RangeInclusive<u32>>,
+    known: &mut HashSet<u32>,
+) -> Result<Vec<Entry>, Unknown> {
     let own_pid = std::process::id();
     let all = entries()?;
     let mut seeds = HashSet::new();
     for entry in &all {
-        if is_of_a_payload(entry.pid, data_path)? {
+        if is_of_a_payload(entry.pid, data_path, ids)? {
             seeds.insert(entry.pid);
         }
     }
@@ -305,11 +328,15 @@ fn strays(data_path: &Path, known: &mut HashSet<u32>) -> Result<Vec<Entry>, Unkn
 }
 
 /// By what only a payload's processes have: the variable, or the logs as output. Not by the working directory, which may be
-/// that of a person who looks at the files.
-fn is_of_a_payload(pid: u32, data_path: &Path) -> Result<bool, Unknown> {
+/// that of a person who looks at the files. And by its user, unless it says that it is of another client's, which may have got the
+/// same ids since.
+fn is_of_a_payload(pid: u32, data_path: &Path, ids: Option<&RangeInclusive<u32>>) -> Result<bool, Unknown> {
     let named = variable_of(pid, PAYLOAD_DIR)?.map(PathBuf::from);
-    if named.is_some_and(|directory| directory.parent() == Some(data_path)) {
-        return Ok(true);
+    let is_of_user = |ids: &RangeInclusive<u32>| Ok(user_of(pid)?.is_some_and(|user| ids.contains(&user)));
+    match named {
+        Some(directory) if directory.parent() == Some(data_path) => return Ok(true),
+        None if ids.map_or(Ok(false), is_of_user)? => return Ok(true),
+        _ => {}
     }
     Ok(targets_of(pid, &["fd/1", "fd/2"])?.iter().any(|file| {
         let is_log = file.file_name().is_some_and(|name| name == STDOUT_FILE || name == STDERR_FILE);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::Access;
+use rustix::fs::{Access, Uid};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
@@ -23,6 +23,7 @@ use crate::event;
 use crate::limits::RequestError;
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
+use crate::sandbox::users::Users;
 use crate::sys::{self, Call, Command, SpawnError};
 
 /// The usual shells, which an image FROM scratch has not.
@@ -48,6 +49,8 @@ pub(super) enum StartError {
     Limits(#[from] RequestError),
     #[error("its directory cannot be entered: {0}")]
     Directory(io::Error),
+    #[error("its files cannot be given to the user that it runs as: {0}")]
+    Owner(io::Error),
     #[error("its record cannot be written in DATA_PATH: {0}")]
     Record(io::Error),
     #[error("its directory for temporary files cannot be made: {0}")]
@@ -100,6 +103,7 @@ impl StartError {
     pub(super) fn of_system(&self) -> Option<&io::Error> {
         match self {
             Self::Directory(error)
+            | Self::Owner(error)
             | Self::Record(error)
             | Self::Temporary(error)
             | Self::Call { source: error, .. }
@@ -119,6 +123,8 @@ pub(super) struct Launcher {
     /// What every payload does before its program.
     always: Vec<Call>,
     oom_score: Option<OomScore>,
+    /// As whom payloads run; `None` for this process's own user.
+    users: Option<Arc<Users>>,
     /// What runs scripts without a `#!` line.
     shell: Option<PathBuf>,
 }
@@ -131,17 +137,32 @@ pub(super) struct Streams {
     pub(super) outputs: Vec<Arc<Output>>,
 }
 
+impl Streams {
+    /// Lets this user open them by their names in /dev and /proc. With MAX_LOG they are pipes, which lie in no directory.
+    pub(super) fn give(&self, user: Option<u32>) -> io::Result<()> {
+        let Some(user) = user.map(Uid::from_raw) else { return Ok(()) };
+        for stream in [&self.stdout, &self.stderr] {
+            rustix::fs::fchown(stream, Some(user), None)?;
+        }
+        Ok(())
+    }
+}
+
 impl Launcher {
     /// Fails where there is no /dev/null to read from. `max_log`: bytes of each output that are kept.
     /// `limits`: those that payloads do not inherit.
-    pub(super) fn new(max_log: Option<u64>, limits: Vec<(Resource, Rlimit)>) -> io::Result<Self> {
+    pub(super) fn new(
+        max_log: Option<u64>,
+        limits: Vec<(Resource, Rlimit)>,
+        users: Option<Arc<Users>>,
+    ) -> io::Result<Self> {
         let stdin = File::open("/dev/null")
             .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
         let outputs = max_log.map(Outputs::start).transpose()?;
         let environment = Environment::new();
         let shell = find_shell(environment.path());
         let (always, oom_score) = (always::calls(limits), OomScore::open());
-        Ok(Self { environment, stdin, outputs, always, oom_score, shell })
+        Ok(Self { environment, stdin, outputs, always, oom_score, users, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -185,11 +206,14 @@ impl Launcher {
     pub(super) fn start(
         &self,
         id: PayloadId,
+        slot: usize,
         directory: &Path,
         streams: &Streams,
         limits: Vec<Call>,
     ) -> Result<u32, StartError> {
-        let calls: Vec<Call> = limits.into_iter().chain(self.always.iter().cloned()).collect();
+        let mut calls: Vec<Call> = limits.into_iter().chain(self.always.iter().cloned()).collect();
+        // From there on it has no more rights than any user.
+        calls.extend(self.users.iter().flat_map(|users| users.calls(slot)));
         let own = Environment::own(id, directory, &temporary::path_of(directory));
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
@@ -310,9 +334,9 @@ mod tests {
             thread::sleep(BUSY_PAUSE * 20);
             drop(script);
         });
-        let launcher = Launcher::new(None, Vec::new()).expect("/dev/null");
+        let launcher = Launcher::new(None, Vec::new(), None).expect("/dev/null");
         let streams = launcher.open_streams(1, &directory).expect("created");
-        let pid = launcher.start(1, &directory, &streams, Vec::new()).expect("started");
+        let pid = launcher.start(1, 0, &directory, &streams, Vec::new()).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

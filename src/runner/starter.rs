@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::Event;
 use super::end::Ends;
+use super::hand_over::HandOver;
 use super::inbox::Sender;
 use super::script;
 use super::start::{Launcher, StartError, Streams};
@@ -38,13 +39,14 @@ pub(super) struct Starter {
     /// What each payload may use at the most.
     grant: Grant,
     cgroups: Option<Arc<Cgroups>>,
+    hand_over: HandOver,
     slots: Arc<Mutex<Slots>>,
     ready: Sender<Event>,
 }
 
 struct Slots {
-    total: usize,
-    taken: usize,
+    /// Whether a payload has it, by the number of the slot.
+    taken: Vec<bool>,
     is_closed: bool,
     outage: Option<Outage>,
     /// Until then no other outage is told.
@@ -63,6 +65,8 @@ struct Outage {
 /// A payload that holds a slot and lacks nothing but its process.
 pub(super) struct Ready {
     pub(super) id: PayloadId,
+    /// Its number, from 0.
+    pub(super) slot: usize,
     pub(super) directory: Arc<Path>,
     pub(super) streams: Streams,
     /// What it may use.
@@ -83,20 +87,23 @@ impl Starter {
         ready: Sender<Event>,
     ) -> Self {
         let (slots, grant, cgroups) = (limits.slots, limits.grant, limits.cgroups.clone());
-        let slots = Slots { total: slots, taken: 0, is_closed: false, outage: None, quiet_until: None };
-        Self { ends, data_path, launcher, grant, cgroups, slots: Arc::new(Mutex::new(slots)), ready }
+        let slots = Slots { taken: vec![false; slots], is_closed: false, outage: None, quiet_until: None };
+        let (hand_over, slots) = (HandOver::new(limits.users.clone()), Arc::new(Mutex::new(slots)));
+        Self { ends, data_path, launcher, grant, cgroups, hand_over, slots, ready }
     }
 
     /// Makes waiting payloads ready as long as a slot is free. May wait for the disk.
     pub(super) fn fill_slots(&self) {
-        while let Some(payload) = self.claim(|slots| slots.outage.is_none()) {
-            self.make_ready(&payload);
+        while let Some((payload, slot)) = self.claim(|slots| slots.outage.is_none()) {
+            self.make_ready(&payload, slot);
         }
     }
 
-    /// A payload that held a slot is over.
-    pub(super) fn free_slot(&self) {
-        self.slots().taken -= 1;
+    /// The payload that held this slot is over.
+    pub(super) fn free_slot(&self, slot: usize) {
+        if let Some(taken) = self.slots().taken.get_mut(slot) {
+            *taken = false;
+        }
     }
 
     /// From here on nothing more is claimed.
@@ -111,7 +118,7 @@ impl Starter {
 
     /// Whether nothing runs or is about to.
     pub(super) fn is_idle(&self) -> bool {
-        self.slots().taken == 0
+        !self.slots().taken.contains(&true)
     }
 
     /// What the host lacks for a start, if so.
@@ -148,7 +155,7 @@ impl Starter {
             }
         }
         match self.claim(|_| true) {
-            Some(payload) => self.make_ready(&payload),
+            Some((payload, slot)) => self.make_ready(&payload, slot),
             // Nothing waits any more, or all slots have been taken: by payloads that could be started.
             None => drop(self.host_is_well()),
         }
@@ -162,6 +169,11 @@ impl Starter {
             outage.retry_at = Some(Instant::now() + RETRY_PAUSE);
         }
         self.ready.wake();
+    }
+
+    /// What changes hands with a payload.
+    pub(super) fn hand_over(&self) -> &HandOver {
+        &self.hand_over
     }
 
     /// A payload could be started, or is itself to blame that not. Gives whether the host lacked something before: then the
@@ -178,6 +190,7 @@ impl Starter {
 
     /// What becomes of a payload that was claimed and could not be started: it waits, or that is its end. May wait for the disk.
     pub(super) fn not_started(&self, id: PayloadId, directory: &Path, error: &StartError) {
+        self.hand_over.take_back(id, directory);
         remove_temporary(id, directory);
         if self.is_of_host(error, directory) {
             self.begin_outage(error.to_string());
@@ -188,12 +201,12 @@ impl Starter {
         }
     }
 
-    fn make_ready(&self, payload: &Payload) {
-        match self.prepare(payload) {
+    fn make_ready(&self, payload: &Payload, slot: usize) {
+        match self.prepare(payload, slot) {
             Ok(ready) => self.ready.send(Event::Start(ready)),
             Err(error) => {
                 self.not_started(payload.id, &payload.loc, &error);
-                self.free_slot();
+                self.free_slot(slot);
                 self.ready.wake();
             }
         }
@@ -244,31 +257,34 @@ impl Starter {
     }
 
     /// The lock is held over the claim: who finds no slot can rely on it that the one who has the last one looks again.
-    fn claim(&self, is_allowed: impl Fn(&Slots) -> bool) -> Option<Payload> {
+    fn claim(&self, is_allowed: impl Fn(&Slots) -> bool) -> Option<(Payload, usize)> {
         let mut slots = self.slots();
-        if slots.is_closed || slots.taken == slots.total || !is_allowed(&slots) {
+        if slots.is_closed || !is_allowed(&slots) {
             return None;
         }
+        let slot = slots.taken.iter().position(|is_taken| !is_taken)?;
         let claimed = self.ends.store.claim();
         let claimed = claimed.inspect_err(|error| {
             event!(Error, "cannot claim a payload", error = error.to_string());
         });
         let payload = claimed.ok().flatten()?;
-        slots.taken += 1;
-        Some(payload)
+        slots.taken[slot] = true;
+        Some((payload, slot))
     }
 
-    fn prepare(&self, payload: &Payload) -> Result<Ready, StartError> {
+    fn prepare(&self, payload: &Payload, slot: usize) -> Result<Ready, StartError> {
         let claimed = Instant::now();
         let directory: Arc<Path> = payload.loc.as_path().into();
         script::check(&directory)?;
         let grant = self.grant_of(payload, &directory)?;
         let streams = self.launcher.open_streams(payload.id, &directory)?;
         temporary::make(&directory).map_err(StartError::Temporary)?;
+        self.hand_over.give(&directory, slot).map_err(StartError::Owner)?;
+        streams.give(self.hand_over.user_of(slot)).map_err(StartError::Owner)?;
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
         let group = self.group(payload.id, &grant);
-        Ok(Ready { id: payload.id, directory, streams, claimed, grant, group })
+        Ok(Ready { id: payload.id, slot, directory, streams, claimed, grant, group })
     }
 
     /// Without it what the payload uses is looked at.

@@ -2,3 +2,4 @@
 //! or ends a process.
 
 pub mod always;
+pub mod users;

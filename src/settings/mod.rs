@@ -70,6 +70,8 @@ pub struct Settings {
     pub grace: Duration,
     /// What processes have that `run.sh` leaves behind, until they are ended.
     pub linger: Duration,
+    /// As whom payloads run where the client is root; `None` leaves the choice to the client.
+    pub run_as: Option<RunAs>,
     /// How many bytes the body of one upload may have; `u64::MAX` for any.
     pub max_upload: u64,
     /// How many payloads may wait for a slot.
@@ -133,6 +135,10 @@ impl Settings {
             kill_grace: reader.time(&table::KILL_GRACE, Duration::ZERO)?,
             grace: reader.time(&table::GRACE, Duration::ZERO)?,
             linger: reader.time(&table::LINGER, Duration::ZERO)?,
+            run_as: match reader.given(&table::RUN_AS)? {
+                Some(_) => Some(reader.value(&table::RUN_AS, RunAs::parse)?),
+                None => None,
+            },
             max_upload: reader.size(&table::MAX_UPLOAD)?.unwrap_or(u64::MAX),
             max_queue: reader.number(&table::MAX_QUEUE, 1..=u32::MAX)?,
             min_free: reader.size(&table::MIN_FREE)?.unwrap_or(0),
@@ -270,6 +276,39 @@ impl Reader<'_> {
     }
 }
 
+/// As whom payloads run where the client is root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RunAs {
+    /// As root, who can do all that the client can.
+    Root,
+    /// Each slot by one of these user ids, and the group of the same number.
+    Ids(RangeInclusive<u32>),
+}
+
+impl RunAs {
+    /// The largest number is no id: system calls take it for "leave as it is" (chown(2)).
+    const LAST_ID: u32 = u32::MAX - 1;
+
+    /// The error for ids that turn out not to be usable.
+    pub fn refuse(&self, why: &str) -> String {
+        let given = match self {
+            Self::Root => "root".to_owned(),
+            Self::Ids(ids) => format!("{}-{}", ids.start(), ids.end()),
+        };
+        format!("{}={given} cannot be used: {why}", table::RUN_AS.name)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        if text == "root" {
+            return Some(Self::Root);
+        }
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        let is_range = 1 <= first && first <= last && last <= Self::LAST_ID;
+        is_range.then_some(Self::Ids(first..=last))
+    }
+}
+
 /// When what was answered is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -325,6 +364,7 @@ mod tests {
             ("FILE_LIMIT", &["1.5G"]),
             ("JOB_CPUS", &["all", "0.5"]),
             ("MAX_CONNECTIONS", &["0"]),
+            ("RUN_AS", &["nobody", "0", "0-5", "5-4", "10100-", "-5", "1-4294967295", "1-2-3"]),
             ("MAX_QUEUE", &["0", "-1"]),
             ("MIN_FREE", &["16MB", "-1"]),
             ("MAX_UPLOAD", &["1.5G", "2g"]),
@@ -368,6 +408,15 @@ mod tests {
         assert_eq!(settings("MEMORY_LIMIT", "2G").memory_limit, Some(2 << 30));
         assert_eq!(settings("JOB_CPUS", "65536").max_jobs, 1, "as many as have their own processors");
         assert_eq!(settings("KILL_GRACE", "250ms").kill_grace, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn payloads_run_as_root_or_by_ids() {
+        let run_as = |value| read("RUN_AS", value).expect("accepted").run_as;
+        assert_eq!(run_as(""), None);
+        assert_eq!(run_as("root"), Some(RunAs::Root));
+        assert_eq!(run_as("10100-10115"), Some(RunAs::Ids(10_100..=10_115)));
+        assert_eq!(run_as("7"), Some(RunAs::Ids(7..=7)));
     }
 
     #[test]

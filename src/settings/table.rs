@@ -100,6 +100,12 @@ pub(super) const LINGER: Setting = Setting {
     accepts: TIME_OR_NONE,
     help: "time that processes have which run.sh leaves behind",
 };
+pub(super) const RUN_AS: Setting = Setting {
+    name: "RUN_AS",
+    default: "a range of its own where the client is root",
+    accepts: "root, or user ids from 1 to 4294967294 as FIRST-LAST, such as 10100-10115",
+    help: "user ids of payloads where the client is root, one for each of MAX_JOBS",
+};
 pub(super) const GRACE: Setting = Setting {
     name: "GRACE",
     default: "20s",
@@ -224,6 +230,7 @@ pub const ALL: &[Setting] = &[
     JOB_CPUS,
     KILL_GRACE,
     LINGER,
+    RUN_AS,
     GRACE,
     MAX_UPLOAD,
     MAX_QUEUE,

@@ -103,11 +103,19 @@ impl Records {
     }
 
     /// Notes the end of a payload: nobody is told of it before it is on the disk, with its exit file. Where the disk does not take it,
-    /// which the log tells, it is owed, and told when that works. Gives the payload as it is then; `None` if it had an end already.
-    pub fn end(&self, id: PayloadId, outcome: &Outcome) -> Result<Option<Payload>, StoreError> {
+    /// which the log tells, it is owed, and told when that works. `before` is what the disk has to do first; while that hangs the end is
+    /// known already, and told as one that is not noted. Gives the payload as it is then; `None` if it had an end already.
+    pub fn end(
+        &self,
+        id: PayloadId,
+        outcome: &Outcome,
+        before: impl FnOnce(),
+    ) -> Result<Option<Payload>, StoreError> {
         let shared = &self.shared;
         // Not in its turn: a note before this one may hang.
-        if !shared.store.finish(id, outcome)? {
+        let is_its_end = shared.store.finish(id, outcome);
+        before();
+        if !is_its_end? {
             return Ok(None);
         }
         let turn = shared.turn(id);

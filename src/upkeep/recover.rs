@@ -2,12 +2,15 @@
 //! outcome. What had ended is as it was, what never started is queued again, what was cut off has `Failed`.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use crate::clock::{MonotonicMs, now_ms};
 use crate::data::ids::{Ids, was_earlier_here};
+use crate::data::owner;
 use crate::data::path::DataPath;
 use crate::data::record::{self, RecordError};
 use crate::data::remove::remove_tree;
@@ -151,15 +154,20 @@ impl Found {
         ids: &Ids,
         records: &Records,
         remover: &Remover,
-        end_strays: fn(&Path),
+        end_strays: impl Fn(&Path),
     ) -> Result<Vec<PathBuf>, StoreError> {
         let data_path = records.data_path();
         let mut counts = Counts::default();
         let oldest = max_age.saturating_sub(max_age.min(SPARED));
         let oldest = MonotonicMs::try_from(oldest.as_millis()).unwrap_or(MonotonicMs::MAX);
         let now = now_ms();
+        // What waits may have been given to its user too, just before its start.
+        let mut waiting = Vec::new();
         for mut payload in self.payloads {
             counts.count(&payload);
+            if payload.finished_at.is_none() {
+                waiting.push(payload.loc.clone());
+            }
             // By a clock that was ahead: it ages from now on, in later lives too.
             let is_of_the_future = payload.finished_at.is_some_and(|at| at > now);
             if is_of_the_future {
@@ -201,6 +209,10 @@ impl Found {
         if self.may_have_strays {
             end_strays(data_path.path());
         }
+        let cut_off = self.cut_off.iter().chain(&self.lost).map(|payload| &payload.loc);
+        for directory in waiting.iter().chain(cut_off).chain(&self.leftovers) {
+            take_back(directory);
+        }
         // Nobody is left who could use them. An error is one of the disk, on which payloads wait.
         if let Err(error) = temporary::remove_all(data_path.path()) {
             event!(
@@ -240,6 +252,28 @@ impl Found {
             counts.tell();
         }
         Ok(self.leftovers)
+    }
+}
+
+/// Takes back what a payload of the life before had as a user of its own, none of whose processes is left.
+fn take_back(directory: &Path) {
+    match owner::take_back(directory) {
+        Ok(returned) if returned.foreign > 0 => event!(
+            Warn,
+            "links to files of other users were in a payload's directory; they are removed, and the files are not",
+            directory = directory.display(),
+            links = returned.foreign
+        ),
+        // Gone, or something else by now.
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::LOOP) => {}
+        Err(error) => event!(
+            Error,
+            "a payload's directory cannot be taken back from its user",
+            directory = directory.display(),
+            error = error
+        ),
     }
 }
 

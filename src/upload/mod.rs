@@ -71,7 +71,8 @@ impl Wanted {
 /// How much of the value of a form field is kept.
 const VALUE_BYTES: usize = 64;
 
-/// Writes the files of a multipart/form-data body into `directory`, which is made here (mode 0755; its parent exists).
+/// Writes the files of a multipart/form-data body into `directory`, which is made here (mode 0755, or 0700 if `is_private`;
+/// its parent exists).
 ///
 /// Blocks on `body` and on the disk, so it runs on a disk thread. `body` gives the request body in pieces, ends with `None`,
 /// and gives `Err` when the sender broke off or a limit of the transport was hit. On success `body` has been read to its end,
@@ -83,10 +84,11 @@ pub fn receive(
     body: impl Iterator<Item = io::Result<Bytes>> + Send,
     boundary: &str,
     directory: &Path,
+    is_private: bool,
     wanted: &mut Wanted,
 ) -> Result<Received, UploadError> {
     tree::make_directory(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
-    fill(body, boundary, directory, wanted).map_err(|error| discard(directory, error))
+    fill(body, boundary, directory, is_private, wanted).map_err(|error| discard(directory, error))
 }
 
 /// Reads the body into the directory that [`receive`] made, and would remove.
@@ -94,9 +96,11 @@ fn fill(
     body: impl Iterator<Item = io::Result<Bytes>>,
     boundary: &str,
     directory: &Path,
+    is_private: bool,
     wanted: &mut Wanted,
 ) -> Result<Received, UploadError> {
-    let tree = Tree::open(directory).map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
+    let tree = Tree::open(directory, is_private)
+        .map_err(|error| UploadError::disk(name_of(directory), error.into()))?;
     let mut parts = Parts::new(body, boundary);
     let mut received = Received { files: 0, bytes: 0, fields: 0 };
     while let Some(mut part) = parts.next()? {

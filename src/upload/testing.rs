@@ -55,7 +55,7 @@ impl Place {
         &self,
         body: impl Iterator<Item = io::Result<Bytes>> + Send,
     ) -> Result<Received, UploadError> {
-        receive(body, BOUNDARY, &self.directory(), &mut Wanted::default())
+        receive(body, BOUNDARY, &self.directory(), false, &mut Wanted::default())
     }
 
     /// The files, by path, and the directories, with a slash at their end.

@@ -298,7 +298,7 @@ fn values_of_wanted_fields_are_given_and_others_are_passed_over() {
         let place = Place::new();
         let mut wanted = Wanted::of(&["time_limit", "job_cpus"]);
         let received =
-            receive(pieces(&body, piece_bytes), BOUNDARY, &place.directory(), &mut wanted).unwrap();
+            receive(pieces(&body, piece_bytes), BOUNDARY, &place.directory(), false, &mut wanted).unwrap();
         assert_eq!(received, Received { files: 2, bytes: 10, fields: 1 });
         let cut = "1".repeat(VALUE_BYTES);
         let expected = [("time_limit", "2h"), ("job_cpus", &cut), ("time_limit", "")];
@@ -437,7 +437,8 @@ fn a_directory_that_cannot_be_made_is_the_disks_fault() {
     let (body, ..) = sample();
     for directory in [place.directory().join("no/parent"), "/proc/payload".into(), "/dev/null/payload".into()]
     {
-        let error = receive(pieces(&body, 100), BOUNDARY, &directory, &mut Wanted::default()).unwrap_err();
+        let error =
+            receive(pieces(&body, 100), BOUNDARY, &directory, false, &mut Wanted::default()).unwrap_err();
         assert_eq!((error.kind(), error.code()), (Kind::Disk, "disk_error"));
         assert!(error.to_string().contains(directory.to_str().unwrap()), "{error}");
     }

@@ -46,15 +46,17 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Opens what [`make_directory`] made, and sets its mode where that came out differently.
-    pub fn open(directory: &Path) -> Result<Self, Errno> {
+    /// Opens what [`make_directory`] made, and sets its mode where that came out differently, or is to be 0700: `is_private`.
+    pub fn open(directory: &Path, is_private: bool) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(directory, flags, Mode::empty())?;
         // One look at the directory, whose mode has all bits a file could ask for, saves an fchmod for each file. The umask
         // cannot be asked for without changing it for every thread.
         let mode = Mode::from_raw_mode(rustix::fs::fstat(&root)?.st_mode);
         let modes_are_cut = !mode.contains(EXECUTABLE);
-        if modes_are_cut {
+        if is_private {
+            rustix::fs::fchmod(&root, Mode::RWXU)?;
+        } else if modes_are_cut {
             rustix::fs::fchmod(&root, mode | EXECUTABLE)?;
         }
         Ok(Self { root, modes_are_cut })
@@ -178,7 +180,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let directory = parent.path().join("payload");
         make_directory(&directory).unwrap();
-        let tree = Tree::open(&directory).unwrap();
+        let tree = Tree::open(&directory, false).unwrap();
         (parent, tree)
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -36,6 +37,17 @@ pub fn place() -> (tempfile::TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let data = home.path().join("data");
     (home, data)
+}
+
+/// Whether this is root, whose payloads have users of their own.
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// These settings, and those by which a payload can do all that the client can.
+pub fn uncontained<'s>(settings: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
+    let as_client = [("SANDBOX", "off"), ("RUN_AS", if is_root() { "root" } else { "" })];
+    settings.iter().copied().chain(as_client).collect()
 }
 
 /// Copies a program by another process: a child that one of the other tests starts at this moment would hold the copy open for

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, PATIENCE, binary, is_alive, line_of, place, wait_for};
+use crate::client::{Client, PATIENCE, binary, is_alive, line_of, place, uncontained, wait_for};
 use crate::fault::Fault;
 use crate::records::{record_of, record_path};
 pub use crate::small_disk::SmallDisk;
@@ -37,7 +37,7 @@ impl Drop for ReadOnly {
 /// A client with nothing kept free, one slot, and quick kills.
 fn client_at(data: &Path, more: &[(&str, &str)]) -> Client {
     let settings = [("MIN_FREE", "0"), ("MIN_FREE_INODES", "0"), ("MAX_JOBS", "1"), ("KILL_GRACE", "1")];
-    Client::at(data, &[&settings[..], more].concat())
+    Client::at(data, &uncontained(&[&settings[..], more].concat()))
 }
 
 /// Runs until the file `go` is beside it.
@@ -1089,7 +1089,7 @@ fn wait_for_a_sync(data: &Path) {
 fn what_was_not_on_the_disk_for_sure_is_neither_run_nor_given_after_a_start_of_the_machine() {
     for durable in ["on", "soon", "off"] {
         let (_home, data) = place();
-        let settings = [("MAX_JOBS", "1"), ("DURABLE", durable), ("KILL_GRACE", "0")];
+        let settings = uncontained(&[("MAX_JOBS", "1"), ("DURABLE", durable), ("KILL_GRACE", "0")]);
         let journal = data.with_file_name("journal");
         let first = Client::at(&data, &settings);
         let ended = first.run("echo result > made");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::client::{Client, children_of, is_alive, line_of, processes_of, wait_for};
+use crate::client::{Client, children_of, is_alive, line_of, processes_of, uncontained, wait_for};
 
 /// Waits until no ended child of the client is left unreaped.
 fn wait_until_all_are_reaped(pid: u32) {
@@ -291,7 +291,7 @@ fn a_child_that_the_client_was_started_with_is_left_alone() {
 
 #[test]
 fn a_payload_that_removes_its_own_directory_ends_all_the_same() {
-    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let client = Client::with(&uncontained(&[("MAX_JOBS", "1")]));
     let id = client.run("#!/bin/sh\nrm -rf \"$PWD\"\n");
     let answer = client.retrieve_when(&id, |answer| answer.status != 202);
     assert_eq!((answer.status, answer.json("error").as_deref()), (404, Some("directory_gone")));
@@ -302,7 +302,7 @@ fn a_payload_that_removes_its_own_directory_ends_all_the_same() {
 
 #[test]
 fn what_lies_in_the_way_of_the_exit_code_is_replaced_and_never_followed() {
-    let client = Client::start();
+    let client = Client::with(&uncontained(&[]));
     let link =
         client.result(&client.run("#!/bin/sh\necho kept > ../victim\nln -s ../victim .orchestrator.exit\n"));
     assert_eq!(link.file(".orchestrator.exit").trim(), "0");

@@ -10,7 +10,9 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, binary, children_of, copy_program, line_of, processes_of, wait_for};
+use crate::client::{
+    Client, binary, children_of, copy_program, line_of, processes_of, uncontained, wait_for,
+};
 use crate::wire::Answer;
 
 /// Neither a process of the payload nor an ended child of the client is left, and the client is well.
@@ -265,7 +267,7 @@ fn the_files_of_the_client_may_be_replaced_by_anything() {
     let outside = precious();
     let secret = outside.path().join("secret");
     let home = tempfile::tempdir().unwrap();
-    let client = Client::at(home.path(), &[]);
+    let client = Client::at(home.path(), &uncontained(&[]));
     let makers = [
         ("directory", "mkdir -p \"$f/sub\"; echo x > \"$f/sub/file\"".to_owned()),
         ("link", format!("ln -s {} \"$f\"", secret.display())),
@@ -323,7 +325,7 @@ fn with_link_for_a_directory(client: &Client, outside: &Path, then: &str) -> Str
 #[test]
 fn a_link_for_the_directory_leads_neither_the_reader_nor_the_cleaner_away() {
     let home = tempfile::tempdir().unwrap();
-    let client = Client::with(&[("MAX_AGE", "2")]);
+    let client = Client::with(&uncontained(&[("MAX_AGE", "2")]));
     for (number, code) in [0, 3].into_iter().enumerate() {
         let outside = home.path().join(number.to_string());
         fs::create_dir_all(outside.join("sub")).unwrap();
@@ -347,7 +349,7 @@ fn a_link_for_the_directory_does_not_lead_the_exit_code_away() {
     let outside = home.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join(".orchestrator.exit"), "precious").unwrap();
-    let client = Client::start();
+    let client = Client::with(&uncontained(&[]));
     let id = with_link_for_a_directory(&client, &outside, "exit 3");
     client.ended(&id);
     assert_eq!(fs::read_to_string(outside.join(".orchestrator.exit")).unwrap(), "precious");
@@ -355,7 +357,7 @@ fn a_link_for_the_directory_does_not_lead_the_exit_code_away() {
 
 #[test]
 fn a_directory_that_is_moved_away_or_replaced_is_a_clear_error() {
-    let client = Client::with(&[("MAX_AGE", "2"), ("MAX_JOBS", "4")]);
+    let client = Client::with(&uncontained(&[("MAX_AGE", "2"), ("MAX_JOBS", "4")]));
     for (what, deed) in [
         ("removed", "rm -rf \"$d\""),
         ("moved", "mv \"$d\" \"$d.moved\""),

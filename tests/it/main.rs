@@ -28,6 +28,7 @@ mod resources;
 mod restart;
 mod retention;
 mod retrieve;
+mod run_as;
 mod sleepers;
 mod small_disk;
 mod start;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::client::{Client, binary, copy_program, is_alive, line_of, place, wait_for};
+use crate::client::{Client, binary, copy_program, is_alive, line_of, place, uncontained, wait_for};
 use crate::sleepers::Sleepers;
 use crate::wire::{call, form, submit_form};
 
@@ -135,7 +135,8 @@ fn payloads_wait_while_no_process_can_be_had() {
 #[test]
 fn what_waits_for_its_host_is_run_by_the_next_life_if_this_one_ends() {
     let (home, data) = place();
-    let client = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let settings = uncontained(&[("MAX_JOBS", "1")]);
+    let client = Client::at(&data, &settings);
     let running = client.run(UNTIL_GO);
     let directory = client.wait_for_file(&running, "there").parent().unwrap().to_owned();
     let journal = home.path().join("journal");
@@ -147,7 +148,7 @@ fn what_waits_for_its_host_is_run_by_the_next_life_if_this_one_ends() {
     must_wait(&client, &ids, "(os error 2)");
     client.kill();
     fs::rename(&away, &data).unwrap();
-    let next = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let next = Client::at(&data, &settings);
     for id in &ids {
         next.result(id).file(".orchestrator.exit");
     }

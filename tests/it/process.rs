@@ -30,6 +30,7 @@ const SETTINGS: &[&str] = &[
     "JOB_CPUS",
     "KILL_GRACE",
     "LINGER",
+    "RUN_AS",
     "GRACE",
     "MAX_UPLOAD",
     "MAX_QUEUE",

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::client::{Client, is_alive, line_of, place, processes_of, wait_for};
+use crate::client::{Client, is_alive, line_of, place, processes_of, uncontained, wait_for};
 use crate::records::{record_of, record_path};
 use crate::sleepers::Sleepers;
 use crate::wire;
@@ -54,13 +54,14 @@ fn what_had_ended_answers_as_before() {
 fn what_waited_is_run_in_its_order_and_what_ran_is_cut_off_and_not_run_again() {
     let (_home, data) = place();
     let journal = data.with_file_name("journal");
-    let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let settings = uncontained(&[("MAX_JOBS", "1")]);
+    let first = Client::at(&data, &settings);
     let begin = |name: &str| format!("#!/bin/sh\necho {name} >> {}\n", journal.display());
     let running = first.run(&(begin("running") + "echo $$ > pid\nwhile :; do sleep 0.1; done\n"));
     let pid = line_of(&first.wait_for_file(&running, "pid"));
     let waiting: Vec<String> = (0..5).map(|n| first.run(&begin(&n.to_string()))).collect();
     first.kill();
-    let next = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let next = Client::at(&data, &settings);
     assert!(!is_alive(&pid));
     let cut_off = next.get(&format!("/retrieve/{running}"));
     assert_eq!(cut_off.json("status").as_deref(), Some("Failed"), "{}", cut_off.text());
@@ -374,7 +375,7 @@ fn a_place_that_is_moved_away_is_made_anew_with_all_records() {
         "rm -r ../.orchestrator",
     ] {
         let (_home, data) = place();
-        let first = Client::at(&data, &[("MAX_JOBS", "1")]);
+        let first = Client::at(&data, &uncontained(&[("MAX_JOBS", "1")]));
         let ended = first.run("echo on > made");
         first.result(&ended);
         let mover = first.run(taken_away);
