@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 
-use crate::api::{Api, Bounds, Metrics};
+use crate::api::{Api, Bounds, Keys, Metrics};
 use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::disk_error::is_out_of_descriptors;
 use crate::data::ids::Ids;
@@ -145,6 +145,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         ids: ids.clone(),
         records: records.clone(),
         remover: remover.clone(),
+        keys: Keys::default(),
         bounds: bounds(settings, grant, user_ids.is_some()),
         zip_threads: settings.zip_threads,
         disk_timeout: settings.disk_timeout,

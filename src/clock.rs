@@ -68,6 +68,11 @@ pub fn system_time(at: UnixMs) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(u64::try_from(at.min(LAST_MS)).unwrap_or(0))
 }
 
+/// A moment in the form of RFC 3339, whole seconds, UTC.
+pub fn rfc3339(at: UnixMs) -> String {
+    humantime::format_rfc3339_seconds(system_time(at)).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::Error as WordError;
 
-use crate::clock::{UnixMs, now_ms, system_time};
+use crate::clock::{UnixMs, now_ms, rfc3339};
 
 /// A payload's number: counted up, never given twice, 1 to [`LAST_ID`].
 pub type PayloadId = u32;
@@ -194,6 +194,10 @@ pub struct Payload {
     pub is_told: bool,
     /// The limits that its form asked for, as a `#JOB` line has them: `time_limit=2h job_cpus=1`.
     pub asked: Option<String>,
+    /// Whether its removal has been asked for, once it has ended.
+    pub is_unwanted: bool,
+    /// By which its sender may ask for it again: the value of Idempotency-Key, where it sent one.
+    pub idempotency_key: Option<String>,
 }
 
 /// The wire form. `input` is always `{}`: the servers require the field and do not read it.
@@ -238,6 +242,8 @@ impl Payload {
             usage: Usage::default(),
             is_told: false,
             asked: None,
+            is_unwanted: false,
+            idempotency_key: None,
         }
     }
 
@@ -352,11 +358,6 @@ pub fn seconds(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1e6
 }
 
-/// A moment in the form of RFC 3339, whole seconds, UTC.
-fn rfc3339(at: UnixMs) -> String {
-    humantime::format_rfc3339_seconds(system_time(at)).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -398,6 +399,8 @@ mod tests {
             usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
             is_told: false,
             asked: None,
+            is_unwanted: false,
+            idempotency_key: None,
         };
         assert_eq!(
             payload.to_json(),

@@ -24,8 +24,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
     ("client", &["logs", "runner", "sandbox", "settings", "store", "sys", "upkeep"]),
-    ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "payload", "runner"]),
-    ("api", &["limits", "logs", "metrics", "store", "upkeep", "upload"]),
+    ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "limits", "logs"]),
+    ("api", &["metrics", "payload", "runner", "store", "upkeep", "upload"]),
     // What does the work.
     ("archive", &["clock", "data"]),
     ("http", &["clock", "disk_threads", "event", "metrics", "sys"]),

@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Body, HttpError, Limits, Listener, Method, Request, Response, Server, Service, Threads};
+use fuzz::http::{Body, HttpError, Limits, Listener, Method, Opened, Request, Response, Server, Service, Threads};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
@@ -122,19 +122,16 @@ fn read(path: &str, body: &mut Body<'_>) -> Reading {
 fn answer(path: &str) -> Response {
     let number = |text: &str| text.parse().ok().filter(|number| *number <= MOST_STREAMED_BYTES);
     if let Some(length) = path.strip_prefix("/stream/").and_then(number) {
-        Response::streamed("application/zip", || Ok(()), move |out| out.write_all(&streamed(length)))
+        Response::opened(move |_| Ok(Opened::whole(None, move |out| out.write_all(&streamed(length)))))
     } else if let Some(length) = path.strip_prefix("/break/").and_then(number) {
-        Response::streamed(
-            "application/zip",
-            || Ok(()),
-            move |out| {
+        Response::opened(move |_| {
+            Ok(Opened::whole(None, move |out| {
                 out.write_all(&streamed(length))?;
                 Err(io::Error::other("on purpose"))
-            },
-        )
+            }))
+        })
     } else if path == "/absent" {
-        let absent = || Err(HttpError::new(404, "absent", "On purpose."));
-        Response::streamed("application/zip", absent, |_| panic!("what is absent was asked for"))
+        Response::opened(|_| Err(HttpError::new(404, "absent", "On purpose.")))
     } else if path == "/refuse" {
         HttpError::new(413, "content_too_large", "On \"purpose\".").into()
     } else {

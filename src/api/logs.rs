@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::retrieve::{cleaned, data_path_away};
+use super::results::{cleaned, data_path_away};
 use super::{Api, RETRY_AFTER_S, ready, value_of};
 use crate::data::path::DataPath;
 use crate::event;

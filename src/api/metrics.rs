@@ -31,7 +31,7 @@ struct Shared {
 }
 
 /// All routes by their names, and what is none of them.
-const ROUTES: [&str; 11] = [
+const ROUTES: [&str; 15] = [
     "/",
     "/health",
     "/ready",
@@ -42,6 +42,10 @@ const ROUTES: [&str; 11] = [
     "/retrieve_partial/{id}",
     "/kill/{id}",
     "/payloads/{id}/logs",
+    "/payloads",
+    "/payloads/{id}",
+    "/payloads/{id}/files",
+    "/payloads/{id}/files/{path}",
     NO_ROUTE,
 ];
 
@@ -277,6 +281,10 @@ mod tests {
             "/retrieve_partial/1",
             "/kill/1",
             "/payloads/1/logs",
+            "/payloads",
+            "/payloads/1",
+            "/payloads/1/files",
+            "/payloads/1/files/a/b",
         ];
         let names = paths.map(|path| Route::of(path).expect("a route").name());
         assert_eq!(names[..], ROUTES[..ROUTES.len() - 1]);

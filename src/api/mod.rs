@@ -1,12 +1,17 @@
 //! The routes: which request goes to which handler. One file per resource or verb beside this one.
 
+mod content_type;
+mod files;
 mod health;
+mod idempotency;
 mod kill;
 mod load;
 mod logs;
 mod metrics;
+mod payloads;
 mod ping;
 mod ready;
+mod results;
 mod retrieve;
 mod submit;
 
@@ -28,6 +33,7 @@ use crate::store::{Store, StoreError};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::Remover;
 
+pub use idempotency::Keys;
 pub use metrics::Metrics;
 
 /// When asking again is worth while: a slot comes free, files are removed, or a disk answers again.
@@ -60,6 +66,8 @@ pub struct Api {
     pub records: Records,
     /// Removes directories.
     pub remover: Remover,
+    /// The idempotency keys of uploads that are under way.
+    pub keys: Keys,
     /// What is admitted.
     pub bounds: Bounds,
     /// How many threads compress one archive.
@@ -100,6 +108,10 @@ enum Route<'p> {
     Kill(&'p str),
     Logs(&'p str),
     Metrics,
+    Payloads,
+    Payload(&'p str),
+    Files(&'p str),
+    File(&'p str, &'p str),
 }
 
 impl<'p> Route<'p> {
@@ -107,9 +119,12 @@ impl<'p> Route<'p> {
         let path = path.strip_prefix('/')?;
         let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
         Some(match (first, rest) {
-            ("payloads", Some(rest)) if rest.contains('/') => match rest.split_once('/')? {
-                (id, "logs") => Self::Logs(id),
-                _ => return None,
+            ("payloads", None) => Self::Payloads,
+            ("payloads", Some(rest)) => match rest.split_once('/') {
+                None => Self::Payload(rest),
+                Some((id, "logs")) => Self::Logs(id),
+                Some((id, "files")) => Self::Files(id),
+                Some((id, rest)) => Self::File(id, rest.strip_prefix("files/")?),
             },
             (_, Some(rest)) if rest.contains('/') => return None,
             ("", None) => Self::Ping,
@@ -138,12 +153,17 @@ impl<'p> Route<'p> {
             Self::RetrievePartial(_) => "/retrieve_partial/{id}",
             Self::Kill(_) => "/kill/{id}",
             Self::Logs(_) => "/payloads/{id}/logs",
+            Self::Payloads => "/payloads",
+            Self::Payload(_) => "/payloads/{id}",
+            Self::Files(_) => "/payloads/{id}/files",
+            Self::File(..) => "/payloads/{id}/files/{path}",
         }
     }
 
     fn allows(&self) -> &'static str {
         match self {
             Self::Submit | Self::Kill(_) => "POST",
+            Self::Payload(_) => "GET, HEAD, DELETE",
             _ => "GET, HEAD",
         }
     }
@@ -168,7 +188,7 @@ impl Api {
                 404,
                 "no_such_route",
                 "There is nothing at this path; there are /submit, /retrieve/{id}, /retrieve_partial/{id}, /kill/{id}, \
-                 /payloads/{id}/logs, /health, /ready, /load and /metrics.",
+                 /payloads, /payloads/{id}, /payloads/{id}/files, /payloads/{id}/logs, /health, /ready, /load and /metrics.",
             ));
         };
         match (request.method, route) {
@@ -178,10 +198,15 @@ impl Api {
             (Method::Get, Route::Load) => Ok(load::get(self)),
             (Method::Get, Route::Metrics) => metrics::get(self, &request),
             (Method::Get, Route::Retrieve(id)) => retrieve::get(self, parse_id(id)?, &request),
-            (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?),
+            (Method::Get, Route::RetrievePartial(id)) => retrieve::get_partial(self, parse_id(id)?, &request),
             (Method::Post, Route::Submit) => submit::post(self, &mut request),
             (Method::Post, Route::Kill(id)) => kill::post(self, parse_id(id)?),
             (Method::Get, Route::Logs(id)) => logs::get(self, parse_id(id)?, &request),
+            (Method::Get, Route::Payloads) => payloads::list(self, request.query),
+            (Method::Get, Route::Payload(id)) => payloads::get(self, parse_id(id)?),
+            (Method::Get, Route::Files(id)) => files::list(self, parse_id(id)?, request.query),
+            (Method::Get, Route::File(id, path)) => files::get(self, parse_id(id)?, path, &request),
+            (Method::Delete, Route::Payload(id)) => payloads::delete(self, parse_id(id)?, &request),
             (_, route) => Ok(Response::from(HttpError::new(
                 405,
                 "method_not_allowed",
@@ -248,6 +273,11 @@ mod tests {
         assert_eq!(Route::of("/retrieve_partial/7"), Some(Route::RetrievePartial("7")));
         assert_eq!(Route::of("/kill/7"), Some(Route::Kill("7")));
         assert_eq!(Route::of("/payloads/7/logs"), Some(Route::Logs("7")));
+        assert_eq!(Route::of("/payloads"), Some(Route::Payloads));
+        assert_eq!(Route::of("/payloads/7"), Some(Route::Payload("7")));
+        assert_eq!(Route::of("/payloads/7/files"), Some(Route::Files("7")));
+        assert_eq!(Route::of("/payloads/7/files/a/b"), Some(Route::File("7", "a/b")));
+        assert_eq!(Route::of("/payloads/7/files/"), Some(Route::File("7", "")));
         for path in [
             "",
             "*",
@@ -261,6 +291,9 @@ mod tests {
             "/retrieve/7/x",
             "/kill",
             "/payloads/7/logs/x",
+            "/payloads/7/",
+            "/payloads/7/x",
+            "/payloads/7/x/files/a",
         ] {
             assert_eq!(Route::of(path), None, "{path}");
         }

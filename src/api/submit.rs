@@ -5,6 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::idempotency::{self, Sent};
 use super::{Api, RETRY_AFTER_S, no_memory, ready};
 use crate::data::disk_error::{is_full, is_out_of_descriptors};
 use crate::data::ids::IdError;
@@ -21,10 +22,33 @@ const LOOK_BYTES: u64 = 4 * 1024 * 1024;
 
 #[inline(never)] // as all handlers: see `Api::answer`
 pub(super) fn post(api: &Api, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
+    let under_way = match idempotency::look(api, request).inspect_err(tell_refused)? {
+        Sent::New(under_way) => under_way,
+        Sent::Again(payload) => return again(&payload, request),
+    };
     let boundary = check(api, request).inspect_err(tell_refused)?;
+    let key = under_way.as_ref().map(|under_way| under_way.key.clone());
+    let form = Form { boundary, key };
     let intake = api.clone();
-    let taken = request.body.feed(move |chunks| intake.take(chunks, &boundary)).inspect_err(tell_refused)?;
+    let taken = request.body.feed(move |chunks| intake.take(chunks, form)).inspect_err(tell_refused)?;
     let payload = taken.map_err(|refused| refused.told(api))?;
+    Ok(Response::json(200, payload.to_json()))
+}
+
+/// What an upload is by its head.
+struct Form {
+    boundary: String,
+    /// Its idempotency key.
+    key: Option<String>,
+}
+
+/// The answer to an upload that was taken before. Who sends without asking first is read to his end, since many a sender reads
+/// only then.
+fn again(payload: &Payload, request: &mut Request<'_, '_>) -> Result<Response, HttpError> {
+    event!(Info, "payload sent again", payload = payload.id);
+    if !request.body.is_held_back() {
+        request.body.feed(|chunks| chunks.for_each(drop))?;
+    }
     Ok(Response::json(200, payload.to_json()))
 }
 
@@ -60,9 +84,9 @@ fn check(api: &Api, request: &Request<'_, '_>) -> Result<String, HttpError> {
 
 /// Takes a payload in on a disk thread: all of it is on the disk, noted and queued, or nothing is.
 impl Api {
-    fn take(&self, chunks: &mut Chunks, boundary: &str) -> Result<Payload, Refused> {
+    fn take(&self, chunks: &mut Chunks, form: Form) -> Result<Payload, Refused> {
         let directory = self.data_path.new_directory();
-        self.receive(chunks, boundary, &directory).inspect_err(|refused| {
+        self.receive(chunks, form, &directory).inspect_err(|refused| {
             if let Some(error) = refused.of_the_disk() {
                 self.data_path.suspect(error);
             }
@@ -76,7 +100,7 @@ impl Api {
         })
     }
 
-    fn receive(&self, chunks: &mut Chunks, boundary: &str, directory: &Path) -> Result<Payload, Refused> {
+    fn receive(&self, chunks: &mut Chunks, form: Form, directory: &Path) -> Result<Payload, Refused> {
         // Before anything is written: it may lie below a disk that is not mounted.
         self.data_path.must_have_its_disk().map_err(Refused::Place)?;
         let file_system = match self.records.durability() {
@@ -87,10 +111,10 @@ impl Api {
             Pieces { chunks: &mut *chunks, left: self.bounds.max_upload, until_look: LOOK_BYTES, api: self };
         let mut wanted = Wanted::of(limits::WORDS);
         let is_private = self.bounds.has_private_directories;
-        let received = upload::receive(pieces, boundary, directory, is_private, &mut wanted);
+        let received = upload::receive(pieces, &form.boundary, directory, is_private, &mut wanted);
         let received = received.map_err(Refused::Upload)?;
         let asked = self.asked(&wanted).map_err(Refused::Limits)?;
-        self.queue(chunks, directory, received, asked, file_system.as_ref())
+        self.queue(chunks, directory, form.key, received, asked, file_system.as_ref())
     }
 
     /// The limits that the form asks for, once it is clear that this client grants them.
@@ -106,6 +130,7 @@ impl Api {
         &self,
         chunks: &Chunks,
         directory: &Path,
+        idempotency_key: Option<String>,
         received: Received,
         asked: Option<String>,
         file_system: Option<&FileSystem>,
@@ -115,7 +140,7 @@ impl Api {
         }
         file_system.map_or(Ok(()), FileSystem::sync).map_err(Refused::Note)?;
         let id = self.ids.take().map_err(Refused::Id)?;
-        let payload = Payload { asked, ..Payload::prepared(id, directory.to_owned()) };
+        let payload = Payload { asked, idempotency_key, ..Payload::prepared(id, directory.to_owned()) };
         // Not by `records`: nothing is owed of a payload that was not taken.
         self.records.note_first(&payload).map_err(Refused::Note)?;
         // A record that the next start does not find is none.

@@ -73,8 +73,10 @@ impl Deflater {
     }
 
     /// Where there are others, a piece is a stream of its own that knows the history and ends at a whole byte, so that the
-    /// pieces make one stream when put together. Its length may differ by a few bytes from one time to the next: of a
-    /// dictionary's last bytes zlib-rs 0.6 hashes one more than there is, which is whatever it had there before.
+    /// pieces make one stream when put together.
+    ///
+    /// Of a dictionary's last bytes zlib-rs 0.6 hashes one more than there is, which is whatever it had there before. A longer one
+    /// before puts a byte there that is always the same, so that a piece comes out the same each time.
     fn pack_piece(
         &mut self,
         history: &[u8],
@@ -87,7 +89,13 @@ impl Deflater {
             self.deflate()?.reset();
         }
         if !self.is_only && !history.is_empty() {
-            self.deflate()?.set_dictionary(history)?;
+            let mut longer = room(history.len() + 1)?;
+            longer.extend_from_slice(history);
+            longer.push(0);
+            let deflate = self.deflate()?;
+            deflate.set_dictionary(&longer)?;
+            deflate.reset();
+            deflate.set_dictionary(history)?;
         }
         let flush = match (is_last, self.is_only) {
             (true, _) => FlushCompress::Finish,

@@ -1,5 +1,6 @@
 //! A directory as a ZIP, made while it is sent: constant memory, whatever the number, size or depth of the files.
 //! `walk` finds, `content` reads, `tree` makes `block`s of both, `deflate` compresses them, on the threads of `window`.
+//! `fingerprint` tells whether it would be the same as before; `listing` tells what there is, page by page.
 //! `records`, `stream` and `central_directory` know the ZIP format, `output` gathers bytes, `skipped` remembers what was lost.
 //! Blocking by design, for a disk thread; no HTTP, no store and no coroutine is known here.
 
@@ -7,6 +8,8 @@ mod block;
 mod central_directory;
 mod content;
 mod deflate;
+mod fingerprint;
+mod listing;
 mod names;
 mod output;
 mod records;
@@ -19,9 +22,10 @@ mod walk;
 mod window;
 
 pub use deflate::DeflateError;
+pub use fingerprint::fingerprint;
+pub use listing::{Entry, Kind, Listing, Place};
 pub use skipped::Skipped;
 
-use crate::clock;
 use block::{Block, Part};
 use content::content_of;
 use rawzip::CompressionMethod;
@@ -106,6 +110,9 @@ pub enum ArchiveError {
 /// `threads` compress, this one among them; the others are started when there is enough to do, and have ended when this returns.
 /// For one it takes about 0.6 MiB, for more about 0.9 MiB each.
 ///
+/// The archive of a directory that has not changed is the same, byte for byte, for one thread as for one, and for several as for any
+/// other number of several.
+///
 /// `stand_in` is a file's name at the top and its content, which the archive has where the directory has no such file.
 pub fn write_zip(
     directory: &Path,
@@ -120,8 +127,10 @@ pub fn write_zip(
     let mut zip = ZipStream::new(spool, out);
     pack(&mut tree, threads, &mut zip)?;
 
+    // The archive of a directory that does not change is the same each time.
+    let mtime_s = tree.mtime_s();
     let mut add = |name: &[u8], data: &[u8]| {
-        let head = Head { name, mode: OWN_MODE, mtime_s: clock::now_ms() / 1000 };
+        let head = Head { name, mode: OWN_MODE, mtime_s };
         zip.whole(&head, CompressionMethod::STORE, data, content_of(data))
     };
     if let Some((name, content)) = stand_in.filter(|_| !tree.has_named()) {

@@ -48,6 +48,11 @@ impl Tree {
         self.has_named
     }
 
+    /// When something came to the directory, or went, for the last time: seconds since 1970.
+    pub(super) fn mtime_s(&self) -> i64 {
+        self.walk.root_mtime_s()
+    }
+
     /// Bytes read from files, and what was left out or cut short.
     pub(super) fn into_input_bytes_and_skipped(self) -> (u64, SkipList) {
         (self.input_bytes, self.skipped)
@@ -67,9 +72,9 @@ impl Tree {
             return Ok(false);
         }
         match found {
-            Found::Directory { meta, unlisted } => {
+            Found::Directory { stat, unlisted } => {
                 block.begin(Part::Directory);
-                block.set_head(&head(&zip_name(name), meta));
+                block.set_head(&head(&zip_name(name), Meta::from(&stat)));
                 if let Some(reason) = unlisted {
                     self.skipped.add(name, format_args!("cannot list it: {reason}"));
                 }
@@ -89,6 +94,8 @@ impl Tree {
                 self.skipped.add(name, reason);
                 return Ok(false);
             }
+            // Only of a walk that opens no files, which this is not.
+            Found::Entry(_) => return Ok(false),
         }
         Ok(true)
     }

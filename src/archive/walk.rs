@@ -3,16 +3,14 @@
 //! A payload may change the tree meanwhile: every step is relative to an open directory and follows no link, so that it cannot
 //! lead outside. Nothing is written here, and no content is read.
 
-use rustix::fs::{Access, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
-use rustix::fs::{accessat, fchmod, fstat, openat, readlinkat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::ArchiveError;
@@ -24,13 +22,6 @@ use crate::data::directory::{self, Id};
 const MAX_NAME_BYTES: usize = u16::MAX as usize;
 /// Directories above the current one that stay open; those further up are opened again on the way back.
 const OPEN_LEVELS: usize = 16;
-
-/// NONBLOCK and NOCTTY: the name may have become a pipe or a terminal since it was listed.
-const FILE_FLAGS: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
 
 /// What a ZIP keeps of an inode.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +56,9 @@ impl From<&Stat> for Stamp {
 #[derive(Debug)]
 pub(super) enum Found {
     /// Its entries come next, unless it may not be listed.
-    Directory { meta: Meta, unlisted: Option<Lost> },
+    Directory { stat: Stat, unlisted: Option<Lost> },
+    /// Anything else, of a walk that opens no files.
+    Entry(Stat),
     /// A regular file, open for reading, and its size at that time. Where it has to stay as it is, the stamp to know it by.
     File { file: File, meta: Meta, size: u64, stamp: Option<Stamp> },
     /// A symbolic link and where it points.
@@ -115,6 +108,10 @@ impl fmt::Display for Lost {
 pub(super) struct Walk {
     /// Whether the payload has ended: nobody writes to its directory then.
     is_final: bool,
+    /// Whether files are opened.
+    opens: bool,
+    /// Whether what the payload has closed is opened.
+    opens_closed: bool,
     root: OwnedFd,
     /// From the root to the current directory.
     levels: Vec<Level>,
@@ -141,19 +138,74 @@ impl Walk {
     /// Begins with the entries of `directory`; it has no entry itself. `is_final`: the payload has ended, which makes every change
     /// an error, and lets us open what it has closed.
     pub(super) fn open(directory: &Path, is_final: bool) -> io::Result<Self> {
-        let root = match openat(CWD, directory, directory::FLAGS, Mode::empty()) {
-            Err(Errno::ACCESS) if is_final => {
-                let path = CString::new(directory.as_os_str().as_bytes())?;
-                open_closed_directory(CWD, &path)
-            }
-            other => other,
-        };
-        let root = open_whole(root, is_final)?;
-        let top = openat(&root, c".", directory::FLAGS, Mode::empty())?;
+        let root = directory::open(CWD, directory, is_final)?;
+        Self { is_final, opens: true, opens_closed: is_final, root, levels: Vec::new(), name: Vec::new() }
+            .begin()
+    }
+
+    /// The same, without opening a file: whatever becomes of an entry meanwhile is its right. `opens_closed`: the payload has ended, which
+    /// lets us open directories that it has closed.
+    pub(super) fn look(directory: &Path, opens_closed: bool) -> io::Result<Self> {
+        let root = directory::open(CWD, directory, opens_closed)?;
+        Self { is_final: false, opens: false, opens_closed, root, levels: Vec::new(), name: Vec::new() }
+            .begin()
+    }
+
+    fn begin(mut self) -> io::Result<Self> {
+        let top = openat(&self.root, c".", directory::FLAGS, Mode::empty())?;
         let stat = fstat(&top)?;
-        let mut walk = Self { is_final, root, levels: Vec::new(), name: Vec::new() };
-        walk.enter(top, &stat)?;
-        Ok(walk)
+        self.enter(top, &stat)?;
+        Ok(self)
+    }
+
+    /// Goes on where another walk was: in the directory of this name, relative to the root, and at these positions in each of those on
+    /// the way to it, the root first. Names are those of entries.
+    pub(super) fn go_to(&mut self, directory: &[u8], positions: &[u64]) -> Result<(), Errno> {
+        let names = directory.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        let mut positions = positions.iter().copied();
+        self.set_position(positions.next().ok_or(Errno::INVAL)?)?;
+        for name in names {
+            let position = positions.next().ok_or(Errno::INVAL)?;
+            let at = self.levels.last().and_then(|level| level.dir.as_ref()).ok_or(Errno::STALE)?;
+            let opened = openat(at.fd()?, name, directory::FLAGS, Mode::empty())?;
+            self.name.extend_from_slice(name);
+            self.name.push(b'/');
+            let stat = fstat(&opened)?;
+            self.enter(opened, &stat)?;
+            self.set_position(position)?;
+        }
+        if positions.next().is_some() { Err(Errno::INVAL) } else { Ok(()) }
+    }
+
+    fn set_position(&mut self, position: u64) -> Result<(), Errno> {
+        let Some(level) = self.levels.last_mut() else { return Err(Errno::STALE) };
+        let at = level.dir.as_ref().ok_or(Errno::STALE)?;
+        let again = openat(at.fd()?, c".", directory::FLAGS, Mode::empty())?;
+        level.dir = Some(directory::resume(again, position)?);
+        level.resume_at = position;
+        Ok(())
+    }
+
+    /// Where the walk is: the name of the directory, as [`Walk::name`] has it, and the positions in it and those above, the root's
+    /// first. For [`Walk::go_to`].
+    pub(super) fn place(&self) -> (&[u8], Vec<u64>) {
+        let name_bytes = self.levels.last().map_or(0, |level| level.name_bytes);
+        let positions = self.levels.iter().map(|level| level.resume_at).collect();
+        (self.name.get(..name_bytes).unwrap_or_default(), positions)
+    }
+
+    /// Passes over what is in the directory that came last.
+    pub(super) fn pass_over(&mut self) {
+        if self.levels.last().is_some_and(|level| level.name_bytes == self.name.len())
+            && self.levels.len() > 1
+        {
+            self.levels.pop();
+        }
+    }
+
+    /// When something came to the directory of the walk, or went, for the last time: seconds since 1970.
+    pub(super) fn root_mtime_s(&self) -> i64 {
+        fstat(&self.root).map_or(0, |stat| Meta::from(&stat).mtime_s)
     }
 
     /// Name of what `next` gave last, relative to the root, with `/` at the end of a directory.
@@ -182,6 +234,7 @@ impl Walk {
             level.resume_at = entry.offset().cast_unsigned();
             self.name.extend_from_slice(bytes);
             let seen = match level.dir.as_ref().map(Dir::fd) {
+                Some(Ok(dir)) if !self.opens => glance(dir, entry.file_name(), self.opens_closed),
                 Some(Ok(dir)) => look(dir, entry.file_name(), entry.file_type(), self.is_final),
                 Some(Err(errno)) => Err(errno),
                 None => continue,
@@ -196,7 +249,7 @@ impl Walk {
         if matches!(seen, Ok(Seen::Directory(..) | Seen::Closed(..))) {
             self.name.push(b'/');
         }
-        let too_long = zip_name(&self.name).len() > MAX_NAME_BYTES;
+        let too_long = self.opens && zip_name(&self.name).len() > MAX_NAME_BYTES;
         let found = match seen {
             Err(Errno::NOENT) if !self.is_final => return Ok(None),
             // What the flags make of a link in the place of a file or a directory, and of a file in that of a directory.
@@ -213,11 +266,10 @@ impl Walk {
             Ok(_) if too_long => Found::Lost(Lost::NameTooLong),
             Ok(Seen::Directory(fd, stat)) => {
                 self.enter(fd, &stat).map_err(|errno| self.cannot_read(errno))?;
-                Found::Directory { meta: Meta::from(&stat), unlisted: None }
+                Found::Directory { stat, unlisted: None }
             }
-            Ok(Seen::Closed(stat, errno)) => {
-                Found::Directory { meta: Meta::from(&stat), unlisted: Some(Lost::Closed(errno)) }
-            }
+            Ok(Seen::Closed(stat, errno)) => Found::Directory { stat, unlisted: Some(Lost::Closed(errno)) },
+            Ok(Seen::Entry(stat)) => Found::Entry(stat),
             Ok(Seen::File(fd, stat)) => Found::File {
                 file: File::from(fd),
                 meta: Meta::from(&stat),
@@ -316,10 +368,22 @@ enum Seen {
     Closed(Stat, Errno),
     File(OwnedFd, Stat),
     Link(Stat, CString),
+    /// Anything but a directory, not looked at any further.
+    Entry(Stat),
     /// A pipe, a socket or a device.
     Special(FileType),
     NameTaken,
     Changed,
+}
+
+/// For a walk that opens no files.
+fn glance(dir: BorrowedFd<'_>, name: &CStr, opens_closed: bool) -> Result<Seen, Errno> {
+    let stat = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if FileType::from_raw_mode(stat.st_mode).is_dir() {
+        look_at_directory(dir, name, opens_closed)
+    } else {
+        Ok(Seen::Entry(stat))
+    }
 }
 
 fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType, is_final: bool) -> Result<Seen, Errno> {
@@ -354,13 +418,7 @@ fn look(dir: BorrowedFd<'_>, name: &CStr, listed_as: FileType, is_final: bool) -
 }
 
 fn look_at_file(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result<Seen, Errno> {
-    let opened = match openat(dir, name, FILE_FLAGS, Mode::empty()) {
-        Err(Errno::ACCESS) if is_final => {
-            directory::open_closed(dir, name, FileType::RegularFile, Mode::RUSR, FILE_FLAGS)
-        }
-        other => other,
-    };
-    match opened {
+    match directory::open_file(dir, name, is_final) {
         Ok(fd) => {
             let stat = fstat(&fd)?;
             Ok(match FileType::from_raw_mode(stat.st_mode) {
@@ -375,11 +433,7 @@ fn look_at_file(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result<Seen
 }
 
 fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result<Seen, Errno> {
-    let opened = match openat(dir, name, directory::FLAGS, Mode::empty()) {
-        Err(Errno::ACCESS) if is_final => open_closed_directory(dir, name),
-        other => other,
-    };
-    match open_whole(opened, is_final) {
+    match directory::open(dir, name, is_final) {
         Ok(fd) => {
             let stat = fstat(&fd)?;
             Ok(Seen::Directory(fd, stat))
@@ -395,21 +449,6 @@ fn look_at_directory(dir: BorrowedFd<'_>, name: &CStr, is_final: bool) -> Result
         }
         Err(errno) => Err(errno),
     }
-}
-
-fn open_closed_directory(at: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    directory::open_closed(at, name, FileType::Directory, Mode::RUSR | Mode::XUSR, directory::FLAGS)
-}
-
-/// Sees to it that what is in the directory of a payload that has ended can be opened, if the directory is ours.
-fn open_whole(opened: Result<OwnedFd, Errno>, is_final: bool) -> Result<OwnedFd, Errno> {
-    let directory = opened?;
-    if is_final && accessat(&directory, c".", Access::EXEC_OK, AtFlags::empty()) == Err(Errno::ACCESS) {
-        let mode = Mode::from_raw_mode(fstat(&directory)?.st_mode);
-        // If it fails, each entry tells that it cannot be opened.
-        let _ = fchmod(&directory, mode | Mode::XUSR);
-    }
-    Ok(directory)
 }
 
 #[cfg(test)]

@@ -88,6 +88,10 @@ pub struct Record {
     told: Option<bool>,
     /// The limits that its form asked for.
     asked: Option<String>,
+    /// Whether its removal has been asked for.
+    unwanted: Option<bool>,
+    /// By which its sender may ask for it again.
+    idempotency_key: Option<String>,
     /// In which epoch it was written (see [`Shelf::next_epoch`]); none where it was on the disk before anybody was told.
     epoch: Option<u64>,
 }
@@ -113,6 +117,8 @@ impl Record {
             usage: payload.usage,
             told: payload.is_told.then_some(true),
             asked: payload.asked.clone(),
+            unwanted: payload.is_unwanted.then_some(true),
+            idempotency_key: payload.idempotency_key.clone(),
             epoch: None,
         }
     }
@@ -175,6 +181,8 @@ impl Record {
             usage: self.usage,
             is_told: self.told == Some(true),
             asked: self.asked,
+            is_unwanted: self.unwanted == Some(true),
+            idempotency_key: self.idempotency_key,
         }
     }
 }
@@ -607,7 +615,9 @@ mod tests {
         let limited = Payload { asked: Some("time_limit=2h job_cpus=1".to_owned()), ..prepared.clone() };
         let long = Payload { error: Some("x".repeat(4000)), is_told: true, ..ended.clone() };
         let killed = Payload { status: Status::Killed, killed: true, ..running.clone() };
-        for state in [prepared, limited, running, ended, long, killed] {
+        let key = Some("\\\"".repeat(127));
+        let unwanted = Payload { is_unwanted: true, idempotency_key: key, ..killed.clone() };
+        for state in [prepared, limited, running, ended, long, killed, unwanted] {
             for durability in [Durability::Process, Durability::Power] {
                 shelf.save(&state, durability).expect("saved");
                 assert_eq!(load(&shelf, &state).expect("a record"), state);

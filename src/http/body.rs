@@ -65,6 +65,11 @@ impl<'c> Body<'c> {
         self.is_announced
     }
 
+    /// Whether its sender asks first (`Expect: 100-continue`), and has not been told to go on.
+    pub fn is_held_back(&self) -> bool {
+        self.owes_continue
+    }
+
     /// Who sends it.
     pub fn caller(&self) -> Caller<'_> {
         Caller::new(&self.shared.threads.watch, Some(self.wire.socket()))

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use may::net::TcpStream;
@@ -13,8 +13,8 @@ use super::body::Body;
 use super::error::HttpError;
 use super::head::{self, Head};
 use super::home::Stream;
-use super::pipe::{self, LAST_CHUNK, pipe};
-use super::response::{self, After, Ending, Headers, Payload, Pieces, Response, Streamed};
+use super::pipe::{self, Chunk, LAST_CHUNK, Reader, Writer, pipe};
+use super::response::{self, After, Ending, Headers, Open, Opened, OpenedBody, Payload, Pieces, Response};
 use super::watch::{Caller, Patience};
 use super::wire::Wire;
 use super::{Answered, Request, Service, Shared};
@@ -163,39 +163,37 @@ impl Connection {
 
     fn send(&mut self, response: Response, head: &Head, keep: bool) -> io::Result<Sent> {
         let Response { status, headers, payload } = response;
-        let ending = match &payload {
-            Payload::Whole(body) => Ending::Length(body.len()),
-            Payload::Streamed(_) | Payload::Live(_) if head.is_http_10 => Ending::Close,
-            Payload::Streamed(_) | Payload::Live(_) => Ending::Chunked,
-        };
-        let sent = Sent { status, is_kept: keep && ending != Ending::Close };
-        let after = if sent.is_kept { After::Kept(self.shared.limits.idle_timeout) } else { After::Closed };
-        let mut message = response::head(status, &headers, ending, after).into_bytes();
-        match payload {
-            Payload::Streamed(streamed) => {
-                let streamed = self.send_streamed(message, streamed, ending, head.without_body);
-                if streamed.is_err() && ending == Ending::Close {
-                    // With an ordinary end, what has come would pass for all.
-                    self.wire.reset();
-                }
-                if let Err(refused) = streamed? {
+        let body = match payload {
+            Payload::Whole(body) => body,
+            Payload::Opened(open) => {
+                return match self.send_opened(open, headers, head, keep)? {
+                    Ok(sent) => Ok(sent),
                     // Nothing has been sent yet.
-                    return self.send(refused.into(), head, keep);
-                }
-                return Ok(sent);
+                    Err(refused) => self.send(refused.into(), head, keep),
+                };
             }
             Payload::Live(pieces) => {
+                let ending = if head.is_http_10 { Ending::Close } else { Ending::Chunked };
+                let sent = Sent { status, is_kept: keep && ending != Ending::Close };
+                let message = self.head(status, &headers, ending, sent.is_kept);
                 let live = self.send_live(&message, pieces, ending, head.without_body);
                 if live.is_err() && ending == Ending::Close {
                     self.wire.reset();
                 }
                 return live.map(|()| sent);
             }
-            Payload::Whole(body) if !head.without_body => message.extend_from_slice(&body),
-            Payload::Whole(_) => {}
+        };
+        let mut message = self.head(status, &headers, Ending::Length(body.len() as u64), keep);
+        if !head.without_body {
+            message.extend_from_slice(&body);
         }
         self.wire.write(&message)?;
-        Ok(sent)
+        Ok(Sent { status, is_kept: keep })
+    }
+
+    fn head(&self, status: u16, headers: &Headers, ending: Ending, keep: bool) -> Vec<u8> {
+        let after = if keep { After::Kept(self.shared.limits.idle_timeout) } else { After::Closed };
+        response::head(status, headers, ending, after).into_bytes()
     }
 
     /// Sends pieces that are made on this coroutine, each as soon as it is there. Whatever ends them before their end ends the
@@ -232,44 +230,76 @@ impl Connection {
         self.wire.write(last_message(error, headers).as_bytes())
     }
 
-    /// Sends what is written on a disk thread. A failure before the first byte is given back, to be told by a status; a later
-    /// one can only end the connection without the last chunk.
-    fn send_streamed(
+    /// Sends what a disk thread finds and writes. A failure before the first byte is given back, to be told by a status; a later
+    /// one can only end the connection before the end of the body.
+    fn send_opened(
         &mut self,
-        head: Vec<u8>,
-        streamed: Streamed,
-        ending: Ending,
-        without_body: bool,
-    ) -> io::Result<Result<(), HttpError>> {
+        open: Open,
+        mut headers: Headers,
+        head: &Head,
+        keep: bool,
+    ) -> io::Result<Result<Sent, HttpError>> {
         let _counted = metrics::DOWNLOADS.enter();
-        let (mut writer, mut reader) = pipe(Some(FIRST_PIECE_BYTES));
-        let turn = self.shared.threads.downloads.run(move || match (streamed.check)() {
-            Err(refused) => writer.fail(io::Error::other(refused)),
-            Ok(()) if without_body => writer.finish(),
-            Ok(()) => match (streamed.producer)(&mut writer) {
-                Ok(()) => writer.finish(),
-                Err(error) => writer.fail(error),
-            },
-        });
+        let (writer, mut reader) = pipe(Some(FIRST_PIECE_BYTES));
+        // Filled before the first piece, or the end, goes into the pipe.
+        let found = Arc::new(OnceLock::new());
+        let (finder, without_body) = (Arc::clone(&found), head.without_body);
+        let turn = self.shared.threads.downloads.run(move || produce(open, &finder, writer, without_body));
         self.wire.holds(Some(turn));
         let timeout = self.shared.limits.disk_timeout;
-        let mut patience = Patience::new(&self.shared.threads.watch, timeout);
-        let mut message = head;
-        let mut next = match reader.next_within(Some(&mut patience)) {
-            Err(error) => {
+        let watch = self.shared.threads.watch();
+        let mut patience = Patience::new(&watch, timeout);
+        let first = reader.next_within(Some(&mut patience));
+        let (first, found) = match (first, found.get()) {
+            (Ok(first), Some(found)) => (first, found),
+            (first, _) => {
                 let has_begun = self.wire.is_served();
                 self.wire.holds(None);
+                let error = first.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
                 return Ok(Err(match error.kind() {
                     io::ErrorKind::TimedOut if has_begun => HttpError::disk_stuck(timeout),
                     io::ErrorKind::TimedOut => HttpError::no_thread(timeout),
                     _ => error.downcast().unwrap_or_else(|_| answer_failed()),
                 }));
             }
-            first => first,
         };
-        let is_chunked = ending == Ending::Chunked && !without_body;
+        let ending = match found.length {
+            Length::Known(length) => Ending::Length(length),
+            Length::NoBody => Ending::NoBody,
+            Length::Unknown if head.is_http_10 => Ending::Close,
+            Length::Unknown => Ending::Chunked,
+        };
+        headers.extend_from_slice(&found.headers);
+        let sent = Sent { status: found.status, is_kept: keep && ending != Ending::Close };
+        let message = self.head(sent.status, &headers, ending, sent.is_kept);
+        // Of a HEAD nothing comes.
+        let ending = if without_body { Ending::NoBody } else { ending };
+        let is_out = self.send_pieces(message, first, &mut reader, ending, &mut patience);
+        if is_out.is_err() && ending == Ending::Close {
+            // With an ordinary end, what has come would pass for all.
+            self.wire.reset();
+        }
+        is_out.map(|()| Ok(sent))
+    }
+
+    /// Sends the head, and what comes out of the pipe, of which the first piece is there.
+    fn send_pieces(
+        &mut self,
+        head: Vec<u8>,
+        first: Option<Chunk>,
+        reader: &mut Reader,
+        ending: Ending,
+        patience: &mut Patience<'_>,
+    ) -> io::Result<()> {
+        let mut message = head;
+        let is_chunked = ending == Ending::Chunked;
+        let mut left = if let Ending::Length(length) = ending { Some(length) } else { None };
+        let mut next = first;
         let mut is_over = false;
-        while let Some(mut chunk) = next? {
+        while let Some(mut chunk) = next {
+            if let Some(left) = &mut left {
+                *left = left.checked_sub(chunk.as_ref().len() as u64).ok_or(io::ErrorKind::InvalidData)?;
+            }
             is_over = reader.is_at_end();
             let bytes = if is_chunked { chunk.framed(is_over) } else { chunk.as_ref() };
             if message.is_empty() {
@@ -280,18 +310,55 @@ impl Connection {
                 self.wire.write(&std::mem::take(&mut message))?;
             }
             drop(chunk);
-            next = reader.next_within(Some(&mut patience)).inspect_err(|error| {
+            next = reader.next_within(Some(patience)).inspect_err(|error| {
                 if error.kind() == io::ErrorKind::TimedOut {
-                    event!(Error, "answer cut: the disk does not answer", waited_s = timeout.as_secs());
+                    let waited_s = self.shared.limits.disk_timeout.as_secs();
+                    event!(Error, "answer cut: the disk does not answer", waited_s = waited_s);
                 }
-            });
+            })?;
+        }
+        if left.is_some_and(|left| left > 0) {
+            // The end of the connection says that something is missing.
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if is_chunked && !is_over {
             message.extend_from_slice(LAST_CHUNK);
         }
         self.wire.holds(None);
-        self.wire.write(&message)?;
-        Ok(Ok(()))
+        self.wire.write(&message)
+    }
+}
+
+/// What a disk thread has found, for the head.
+struct Found {
+    status: u16,
+    headers: Headers,
+    length: Length,
+}
+
+enum Length {
+    NoBody,
+    Unknown,
+    Known(u64),
+}
+
+/// The part of a disk thread in an answer.
+fn produce(open: Open, found: &OnceLock<Found>, mut writer: Writer, without_body: bool) {
+    let Opened { status, headers, body } = match open(&mut writer) {
+        Ok(opened) => opened,
+        Err(refused) => return writer.fail(io::Error::other(refused)),
+    };
+    let length = match &body {
+        OpenedBody::None => Length::NoBody,
+        OpenedBody::Made { length, .. } => length.map_or(Length::Unknown, Length::Known),
+    };
+    let _ = found.set(Found { status, headers, length });
+    match body {
+        OpenedBody::Made { producer, .. } if !without_body => match producer(&mut writer) {
+            Ok(()) => writer.finish(),
+            Err(error) => writer.fail(error),
+        },
+        _ => writer.finish(),
     }
 }
 
@@ -314,7 +381,7 @@ fn too_many() -> (HttpError, Headers) {
 
 fn last_message(error: HttpError, headers: Headers) -> String {
     let (status, headers, body) = error.into_parts(headers);
-    let mut message = response::head(status, &headers, Ending::Length(body.len()), After::Closed);
+    let mut message = response::head(status, &headers, Ending::Length(body.len() as u64), After::Closed);
     message.push_str(&body);
     message
 }

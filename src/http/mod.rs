@@ -4,6 +4,7 @@
 mod blocking;
 mod body;
 mod changes;
+mod conditional;
 mod connection;
 mod error;
 mod head;
@@ -31,10 +32,11 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 pub use blocking::wait_for_disk;
 pub use body::{Body, Chunks};
 pub use changes::{Changes, Follower, Woken};
+pub use conditional::Conditions;
 pub use error::HttpError;
 pub use head::{Fields, Method};
-pub use pipe::Chunk;
-pub use response::Response;
+pub use pipe::{Chunk, Sink};
+pub use response::{Opened, Response};
 pub use waiting::Waiting;
 pub use watch::{Caller, Watch};
 

@@ -44,6 +44,8 @@ struct State {
     free: Vec<Vec<u8>>,
     made: usize,
     end: Option<End>,
+    /// The writer has said so since the reader looked last.
+    is_at_work: bool,
     reader_is_gone: bool,
     waiting_writer: Option<Arc<Blocker>>,
     waiting_reader: Option<Arc<Blocker>>,
@@ -88,6 +90,15 @@ fn renew(patience: Option<&mut Patience<'_>>) {
     if let Some(patience) = patience {
         patience.renew();
     }
+}
+
+/// Where the body of an answer goes while it is made, on a disk thread.
+pub trait Sink: io::Write {
+    /// Lets `read` put bytes straight in the buffer that goes out next, and gives how many they are.
+    fn fill(&mut self, read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize>;
+
+    /// Says that the work goes on, though nothing comes of it yet: who waits does so anew. An error if he has gone.
+    fn still_at_work(&mut self) -> io::Result<()>;
 }
 
 /// The end that bytes go into. Dropped without [`Writer::finish`], it tells the reader that something is missing.
@@ -199,6 +210,26 @@ impl io::Write for Writer {
     }
 }
 
+impl Sink for Writer {
+    fn fill(&mut self, read: &mut dyn FnMut(&mut [u8]) -> io::Result<usize>) -> io::Result<usize> {
+        let count = read(self.space()?)?;
+        self.advance(count);
+        Ok(count)
+    }
+
+    fn still_at_work(&mut self) -> io::Result<()> {
+        let mut state = self.shared.lock();
+        if state.reader_is_gone {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        state.is_at_work = true;
+        let waiting = state.waiting_reader.take();
+        drop(state);
+        wake(waiting);
+        Ok(())
+    }
+}
+
 impl Drop for Writer {
     fn drop(&mut self) {
         self.filling = None;
@@ -238,6 +269,9 @@ impl Reader {
                     return Err(error);
                 }
                 None => {}
+            }
+            if std::mem::take(&mut state.is_at_work) {
+                renew(patience.as_deref_mut());
             }
             let blocker = Blocker::current();
             state.waiting_reader = Some(Arc::clone(&blocker));

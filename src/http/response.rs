@@ -3,18 +3,20 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use super::HttpError;
+use super::pipe::Sink;
 use super::watch::Caller;
-use crate::clock;
+use crate::clock::{self, UnixMs};
 
 /// Writes a body piece by piece on a disk thread. An error ends the connection before the body is complete, which is
 /// how HTTP tells a reader that something is missing.
-type Producer = Box<dyn FnOnce(&mut dyn io::Write) -> io::Result<()> + Send>;
+type Producer = Box<dyn FnOnce(&mut dyn Sink) -> io::Result<()> + Send>;
 
-/// Says on a disk thread, before the first byte is sent, whether there can be one.
-type Check = Box<dyn FnOnce() -> Result<(), HttpError> + Send>;
+/// Finds out on a disk thread, before the first byte is sent, what the answer is.
+pub(super) type Open = Box<dyn FnOnce(&mut dyn Sink) -> Result<Opened, HttpError> + Send>;
 
 /// Gives the next piece of a body on the coroutine of the connection, and waits there for it as long as it likes. `None` is the
 /// end; an error ends the connection before the body is complete.
@@ -24,16 +26,74 @@ pub(super) type Pieces = Box<dyn FnMut(&Caller<'_>) -> io::Result<Option<Vec<u8>
 pub(super) enum Payload {
     /// All of it, with its length.
     Whole(Vec<u8>),
-    /// Made while it is sent, in chunks.
-    Streamed(Streamed),
+    /// Made by a disk thread while it is sent.
+    Opened(Open),
     /// Sent piece by piece as it comes to be, in chunks.
     Live(Pieces),
 }
 
-/// A body that is made while it is sent.
-pub(super) struct Streamed {
-    pub(super) check: Check,
-    pub(super) producer: Producer,
+/// What a disk thread has found an answer to be.
+pub struct Opened {
+    pub(super) status: u16,
+    pub(super) headers: Headers,
+    pub(super) body: OpenedBody,
+}
+
+/// What follows the head of such an answer.
+pub(super) enum OpenedBody {
+    /// Nothing, and no length either.
+    None,
+    /// Made while it is sent: in chunks, unless its length is known.
+    Made { length: Option<u64>, producer: Producer },
+}
+
+impl Opened {
+    /// 200, and what `producer` writes: `length` bytes, where that is known. Another number cuts the answer.
+    pub fn whole(
+        length: Option<u64>,
+        producer: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let body = OpenedBody::Made { length, producer: Box::new(producer) };
+        Self { status: 200, headers: Headers::new(), body }
+    }
+
+    /// 206, and these bytes of `length`, which `producer` writes.
+    pub fn part(
+        range: &Range<u64>,
+        length: u64,
+        producer: impl FnOnce(&mut dyn Sink) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let content_range = format!("bytes {}-{}/{length}", range.start, range.end.saturating_sub(1));
+        let whole = Self::whole(Some(range.end - range.start), producer);
+        Self { status: 206, ..whole }.header("Content-Range", content_range)
+    }
+
+    /// 304: the caller has it.
+    pub fn not_modified() -> Self {
+        Self { status: 304, headers: Headers::new(), body: OpenedBody::None }
+    }
+
+    /// 416: it has only `length` bytes.
+    pub fn beyond_end(length: u64) -> Self {
+        let message = format!("The range begins at the end or beyond it: there are {length} bytes.");
+        let (status, headers, body) =
+            HttpError::new(416, "range_not_satisfiable", message).into_parts(Headers::new());
+        let length_of_body = Some(body.len() as u64);
+        let whole = Self::whole(length_of_body, move |out| out.write_all(body.as_bytes()));
+        Self { status, headers, ..whole }.header("Content-Range", format!("bytes */{length}"))
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// Adds Last-Modified, in whole seconds, never in the future (RFC 9110, section 8.8.2.1).
+    pub fn last_modified(self, at: UnixMs) -> Self {
+        let date = httpdate::HttpDate::from(clock::system_time(at.min(clock::now_ms())));
+        self.header("Last-Modified", date.to_string())
+    }
 }
 
 /// Names and values of header fields, beside those that the connection adds.
@@ -70,19 +130,9 @@ impl Response {
         Self { status, headers: Vec::new(), payload: Payload::Whole(Vec::new()) }
     }
 
-    /// A body that `producer` writes on a disk thread while it is sent, unless `check` has an error to tell instead. For HEAD
-    /// only `check` is called.
-    pub fn streamed(
-        content_type: &'static str,
-        check: impl FnOnce() -> Result<(), HttpError> + Send + 'static,
-        producer: impl FnOnce(&mut dyn io::Write) -> io::Result<()> + Send + 'static,
-    ) -> Self {
-        let streamed = Streamed { check: Box::new(check), producer: Box::new(producer) };
-        Self {
-            status: 200,
-            headers: vec![("Content-Type", Cow::Borrowed(content_type))],
-            payload: Payload::Streamed(streamed),
-        }
+    /// An answer that `open` finds on a disk thread. What it gives is written there too while it is sent; for HEAD it is not.
+    pub fn opened(open: impl FnOnce(&mut dyn Sink) -> Result<Opened, HttpError> + Send + 'static) -> Self {
+        Self { status: 200, headers: Headers::new(), payload: Payload::Opened(Box::new(open)) }
     }
 
     /// A body that comes piece by piece, over hours maybe, and holds no thread meanwhile. `pieces` must not block: it waits as
@@ -114,9 +164,11 @@ impl Response {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
     /// Content-Length.
-    Length(usize),
+    Length(u64),
     /// Transfer-Encoding: chunked.
     Chunked,
+    /// There is none, by its status (RFC 9112, section 6.3).
+    NoBody,
     /// The end of the connection: HTTP/1.0 knows no chunks.
     Close,
 }
@@ -141,7 +193,7 @@ pub(super) fn head(status: u16, headers: &Headers, ending: Ending, after: After)
     let _ = match ending {
         Ending::Length(length) => write!(head, "Content-Length: {length}\r\n"),
         Ending::Chunked => write!(head, "Transfer-Encoding: chunked\r\n"),
-        Ending::Close => Ok(()),
+        Ending::Close | Ending::NoBody => Ok(()),
     };
     let _ = match after {
         After::Closed => write!(head, "Connection: close\r\n"),
@@ -157,14 +209,18 @@ fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
         202 => "Accepted",
+        206 => "Partial Content",
+        304 => "Not Modified",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
         408 => "Request Timeout",
+        409 => "Conflict",
         411 => "Length Required",
         413 => "Content Too Large",
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",

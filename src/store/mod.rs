@@ -22,11 +22,16 @@ macro_rules! with_columns {
         concat!(
             $($sql,)*
             " id, status, unnoted, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
-            "wall_s, user_s, system_s, max_rss_bytes, left_over, told, asked ",
+            "wall_s, user_s, system_s, max_rss_bytes, left_over, told, asked, unwanted, idempotency_key ",
             $($rest)?
         )
     };
 }
+
+/// A page of the newest, of any status and of one.
+const NEWEST: &str = with_columns!("SELECT"; "FROM payload WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
+const NEWEST_OF_STATUS: &str =
+    with_columns!("SELECT"; "FROM payload WHERE id < ?1 AND status = ?3 ORDER BY id DESC LIMIT ?2");
 
 /// What the store could not do.
 #[derive(Debug, thiserror::Error)]
@@ -130,11 +135,38 @@ impl Store {
         Ok(statement.query_row(params![id], |row| payload_of(row).map(Box::new)).optional()?)
     }
 
+    /// The payload that was sent with this idempotency key.
+    pub fn by_key(&self, key: &str) -> Result<Option<Box<Payload>>, StoreError> {
+        let sql = with_columns!("SELECT"; "FROM payload WHERE idempotency_key = ?1 ORDER BY id DESC LIMIT 1");
+        let inner = self.lock();
+        let mut statement = inner.connection.prepare_cached(sql)?;
+        Ok(statement.query_row(params![key], |row| payload_of(row).map(Box::new)).optional()?)
+    }
+
+    /// The newest payloads, of one status or of any, below an id: `most` of them at the most, the newest first. It takes as long
+    /// with many payloads as with few.
+    pub fn newest(
+        &self,
+        status: Option<Status>,
+        below: Option<PayloadId>,
+        most: u32,
+    ) -> Result<Vec<Payload>, StoreError> {
+        let below = below.map_or(i64::MAX, i64::from);
+        let inner = self.lock();
+        match status {
+            None => inner.list(NEWEST, params![below, most], payload_of),
+            Some(status) => {
+                inner.list(NEWEST_OF_STATUS, params![below, most, status.to_string()], payload_of)
+            }
+        }
+    }
+
     /// Takes the payload that waits the longest: `Prepared` becomes `Running`.
     pub fn claim(&self) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
             "UPDATE payload SET status = 'Running', started_at = ?1 WHERE id = ",
-            "(SELECT id FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1) RETURNING";
+            "(SELECT id FROM payload INDEXED BY payload_waiting ",
+            "WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1) RETURNING";
             ", queued_clock"
         );
         let mut inner = self.lock();
@@ -174,7 +206,10 @@ impl Store {
 
     /// The payload that waits the longest.
     pub fn next_waiting(&self) -> Result<Option<Payload>, StoreError> {
-        let sql = with_columns!("SELECT"; "FROM payload WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1");
+        let sql = with_columns!(
+            "SELECT";
+            "FROM payload INDEXED BY payload_waiting WHERE status = 'Prepared' AND unnoted IS NULL ORDER BY id LIMIT 1"
+        );
         Ok(self.lock().one(sql, []).optional()?)
     }
 
@@ -291,7 +326,8 @@ impl Store {
 
     /// Kills all payloads that wait, as [`Store::kill`] does one. Gives those that had not been killed before.
     pub fn kill_waiting(&self, reason: &str) -> Result<Vec<PayloadId>, StoreError> {
-        let sql = "UPDATE payload SET killed = 1, unnoted = 'Killed', error = ?1, finished_at = ?2 \
+        let sql = "UPDATE payload INDEXED BY payload_waiting \
+                   SET killed = 1, unnoted = 'Killed', error = ?1, finished_at = ?2 \
                    WHERE status = 'Prepared' AND unnoted IS NULL RETURNING id";
         let mut inner = self.lock();
         if inner.waiting == 0 {
@@ -312,6 +348,23 @@ impl Store {
         Ok(cleaned)
     }
 
+    /// Notes that a payload is to be removed as soon as it has ended.
+    pub fn set_unwanted(&self, id: PayloadId) -> Result<(), StoreError> {
+        self.lock().change("UPDATE payload SET unwanted = 1 WHERE id = ?1", params![id])?;
+        Ok(())
+    }
+
+    /// Marks those as `Cleaned` that have ended and are unwanted: this payload, or all. Gives the directories to remove, with their
+    /// ids.
+    pub fn clean_unwanted(&self, only: Option<PayloadId>) -> Result<Vec<(PayloadId, PathBuf)>, StoreError> {
+        let sql = "UPDATE payload SET status = 'Cleaned', cleaned_clock = ?2 WHERE unwanted = 1 AND cleaned_clock IS NULL \
+                   AND ended_clock IS NOT NULL AND (?1 IS NULL OR id = ?1) RETURNING id, loc";
+        let pair = |row: &Row<'_>| Ok((row.get(0)?, path_of(row, 1)?));
+        let cleaned = self.lock().list(sql, params![only, monotonic_ms()], pair)?;
+        metrics::PAYLOADS.add_many(Status::Cleaned.word(), cleaned.len() as u64);
+        Ok(cleaned)
+    }
+
     /// Deletes the rows that were cleaned before `cutoff`. Gives their number.
     pub fn forget(&self, cutoff: MonotonicMs) -> Result<usize, StoreError> {
         self.lock().change("DELETE FROM payload WHERE cleaned_clock < ?1", params![cutoff])
@@ -320,6 +373,22 @@ impl Store {
     /// Notes that somebody has fetched the result of a payload. Gives whether he was the first.
     pub fn set_told(&self, id: PayloadId) -> Result<bool, StoreError> {
         Ok(self.lock().change("UPDATE payload SET told = 1 WHERE id = ?1 AND told = 0", params![id])? == 1)
+    }
+
+    /// Notes how long the archive of a payload is that has this fingerprint.
+    pub fn set_archive_bytes(&self, id: PayloadId, fingerprint: u64, bytes: u64) -> Result<(), StoreError> {
+        let sql = "UPDATE payload SET zip_print = ?2, zip_bytes = ?3 WHERE id = ?1";
+        self.lock().change(sql, params![id, fingerprint.cast_signed(), clamped(bytes)])?;
+        Ok(())
+    }
+
+    /// How long the archive of a payload is, where that is known of the one with this fingerprint.
+    pub fn archive_bytes(&self, id: PayloadId, fingerprint: u64) -> Result<Option<u64>, StoreError> {
+        let sql = "SELECT zip_bytes FROM payload WHERE id = ?1 AND zip_print = ?2";
+        let inner = self.lock();
+        let mut statement = inner.connection.prepare_cached(sql)?;
+        let bytes = statement.query_row(params![id, fingerprint.cast_signed()], |row| row.get::<_, i64>(0));
+        Ok(bytes.optional()?.and_then(|bytes| u64::try_from(bytes).ok()))
     }
 
     /// Whether a payload has ended since then whose result nobody has fetched.
@@ -342,10 +411,10 @@ impl Inner {
     /// `oldest`: no payload counts as older whose result nobody has fetched.
     fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
-                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, asked, \
-                   queued_clock) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, \
-                   ?21)";
+                   finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, \
+                   asked, queued_clock, unwanted, idempotency_key) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+                   ?22, ?23)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
         // clock.
@@ -376,6 +445,8 @@ impl Inner {
                 payload.unnoted.map(|status| status.to_string()),
                 payload.asked,
                 monotonic_ms(),
+                payload.is_unwanted,
+                payload.idempotency_key,
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared && payload.unnoted.is_none());
@@ -430,6 +501,8 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
         left_over: left_over_of(row.get_ref(16)?.as_str_or_null()?)?,
         is_told: row.get(17)?,
         asked: row.get(18)?,
+        is_unwanted: row.get(19)?,
+        idempotency_key: row.get(20)?,
     })
 }
 
@@ -453,6 +526,7 @@ fn left_over_of(word: Option<&str>) -> rusqlite::Result<Option<LeftOver>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rusqlite::StatementStatus;
 
     fn add(store: &Store, id: PayloadId) -> PayloadId {
         store.add(&Payload::prepared(id, format!("/{id}").into()), u32::MAX).expect("added");
@@ -498,11 +572,24 @@ mod tests {
             pid: Some(4242),
             started_at: Some(5),
             asked: Some("time_limit=2h".to_owned()),
+            idempotency_key: Some("key".to_owned()),
             ..Payload::prepared(8, "/ended".into()).ended(&failed).noted()
         };
         store.restore(&ended, MonotonicMs::MAX).expect("restored");
+        assert_eq!(store.by_key("other").expect("answers"), None);
+        assert_eq!(store.by_key("key").expect("answers"), Some(Box::new(ended.clone())));
         assert_eq!(store.get(8).expect("answers"), Some(Box::new(ended)));
         assert_eq!(store.counts().expect("answers"), Counts::default());
+    }
+
+    #[test]
+    fn a_length_is_that_of_one_archive() {
+        let store = Store::open(|_| ()).expect("opens");
+        let id = add(&store, 1);
+        assert_eq!(store.archive_bytes(id, 5).expect("answers"), None);
+        store.set_archive_bytes(id, u64::MAX, 7).expect("answers");
+        assert_eq!(store.archive_bytes(id, u64::MAX).expect("answers"), Some(7));
+        assert_eq!(store.archive_bytes(id, 5).expect("answers"), None);
     }
 
     #[test]
@@ -672,6 +759,66 @@ mod tests {
         assert_eq!(older_than(11_000), [2]);
         assert_eq!(older_than(9_000), [1]);
         assert_eq!(older_than(-1_000), [3, 4]);
+    }
+
+    #[test]
+    fn the_newest_come_first_page_by_page() {
+        let store = Store::open(|_| ()).expect("opens");
+        for id in 1..=7 {
+            add(&store, id);
+        }
+        for id in [3, 6] {
+            store.kill(id, "reason").expect("answers");
+            confirm(&store, id);
+        }
+        let page = |status, below, most| {
+            let found = store.newest(status, below, most).expect("answers");
+            found.into_iter().map(|payload| payload.id).collect::<Vec<_>>()
+        };
+        assert_eq!(page(None, None, 3), [7, 6, 5]);
+        assert_eq!(page(None, Some(5), 9), [4, 3, 2, 1]);
+        assert_eq!(page(Some(Status::Killed), None, 1), [6]);
+        assert_eq!(page(Some(Status::Killed), Some(6), 9), [3]);
+        assert_eq!(page(Some(Status::Failed), None, 9), []);
+    }
+
+    #[test]
+    fn a_page_takes_as_many_steps_with_20_000_payloads_as_with_100() {
+        let store = Store::open(|_| ()).expect("opens");
+        let steps = |store: &Store| {
+            [
+                (NEWEST, None),
+                (NEWEST_OF_STATUS, Some(Status::Prepared)),
+                (NEWEST_OF_STATUS, Some(Status::Failed)),
+            ]
+            .map(|(sql, status)| {
+                store.newest(status, None, 10).expect("answers");
+                let inner = store.lock();
+                let statement = inner.connection.prepare_cached(sql).expect("prepared before");
+                statement.reset_status(StatementStatus::VmStep)
+            })
+        };
+        (1..=100).for_each(|id| _ = add(&store, id));
+        let few = steps(&store);
+        (101..=20_000).for_each(|id| _ = add(&store, id));
+        assert_eq!(steps(&store), few);
+        assert!(few[0] > 100, "steps are counted: {few:?}");
+    }
+
+    #[test]
+    fn what_is_unwanted_is_cleaned_once_it_has_ended() {
+        let store = Store::open(|_| ()).expect("opens");
+        let ids = [1, 2, 3].map(|id| add(&store, id));
+        ids[..2].iter().for_each(|id| store.set_unwanted(*id).expect("answers"));
+        assert_eq!(store.clean_unwanted(None).expect("answers"), []);
+        for id in ids {
+            store.kill(id, "reason").expect("answers");
+            confirm(&store, id);
+        }
+        assert_eq!(store.clean_unwanted(Some(ids[2])).expect("answers"), []);
+        assert_eq!(store.clean_unwanted(Some(ids[1])).expect("answers"), [(ids[1], "/2".into())]);
+        assert_eq!(store.clean_unwanted(None).expect("answers"), [(ids[0], "/1".into())]);
+        assert_eq!(ids.map(|id| status(&store, id)), [Status::Cleaned, Status::Cleaned, Status::Killed]);
     }
 
     #[test]

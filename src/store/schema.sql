@@ -20,6 +20,10 @@ CREATE TABLE payload (
     ended_clock   INTEGER, -- when its end was noted, for its age
     cleaned_clock INTEGER,
     told          INTEGER NOT NULL DEFAULT 0, -- whether anybody has fetched the result
+    idempotency_key TEXT,  -- by which its sender may ask for it again
+    zip_print     INTEGER, -- fingerprint of the archive whose length is known
+    zip_bytes     INTEGER,
+    unwanted      INTEGER NOT NULL DEFAULT 0, -- whether its removal has been asked for
     wall_s        REAL    NOT NULL DEFAULT 0,
     user_s        REAL    NOT NULL DEFAULT 0,
     system_s      REAL    NOT NULL DEFAULT 0,
@@ -32,3 +36,9 @@ CREATE INDEX payload_waiting  ON payload (id)          WHERE status = 'Prepared'
 CREATE INDEX payload_running  ON payload (id)          WHERE started_at IS NOT NULL AND finished_at IS NULL;
 CREATE INDEX payload_finished ON payload (ended_clock)   WHERE cleaned_clock IS NULL;
 CREATE INDEX payload_cleaned  ON payload (cleaned_clock) WHERE cleaned_clock IS NOT NULL;
+CREATE INDEX payload_unwanted ON payload (ended_clock)   WHERE unwanted = 1 AND cleaned_clock IS NULL;
+CREATE INDEX payload_key      ON payload (idempotency_key) WHERE idempotency_key IS NOT NULL;
+
+-- For lists of one status, newest first: the id is the end of each entry of an index. What looks for those that wait names its
+-- own index, since SQLite would take this one, in which those that are being killed stand too.
+CREATE INDEX payload_status   ON payload (status);

@@ -1,4 +1,4 @@
-//! Retention: directories go MAX_AGE after the end of their payload, rows another MAX_AGE later.
+//! Retention: directories go MAX_AGE after the end of their payload, or when that is asked for; rows another MAX_AGE later.
 //! What waits or runs has no end and is never looked at; directories of an earlier life go by their own age.
 
 use std::io;
@@ -13,6 +13,7 @@ use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
 use crate::data::lease::{Lease, Leases};
 use crate::data::record::{Durability, Shelf};
 use crate::event;
+use crate::payload::PayloadId;
 use crate::store::Store;
 
 /// The longest wait between two looks; short ages are looked after more often.
@@ -46,6 +47,12 @@ impl Remover {
     /// Keeps a directory from being removed as long as the lease is there. `None` if it is being removed.
     pub fn lease(&self, directory: &Path) -> Option<Lease> {
         self.leases.read(directory)
+    }
+
+    /// Removes the directory of a payload that is `Cleaned`, as [`Remover::remove`] does, and says so.
+    pub fn clean(&self, id: PayloadId, directory: &Path) {
+        event!(Info, "payload cleaned", payload = id, directory = directory.display());
+        self.remove(directory);
     }
 
     /// Removes the directory of a payload, now, or as soon as nobody reads it and the disk lets it go.
@@ -149,14 +156,11 @@ impl Cleaner {
         let max_age_ms = MonotonicMs::try_from(self.max_age.as_millis()).unwrap_or(MonotonicMs::MAX);
         let cutoff = monotonic_ms() - max_age_ms;
         // The status changes first: whoever asks while the directory goes is told `Cleaned`, not half a ZIP.
-        match self.store.clean(cutoff) {
-            Ok(expired) => {
-                for (id, loc) in expired {
-                    event!(Info, "payload cleaned", payload = id, directory = loc.display());
-                    self.remover.remove(&loc);
-                }
+        for found in [self.store.clean(cutoff), self.store.clean_unwanted(None)] {
+            match found {
+                Ok(cleaned) => cleaned.iter().for_each(|(id, directory)| self.remover.clean(*id, directory)),
+                Err(error) => event!(Error, "cannot look for old payloads", error = error.to_string()),
             }
-            Err(error) => event!(Error, "cannot look for old payloads", error = error.to_string()),
         }
         if let Err(error) = self.store.forget(cutoff) {
             event!(Error, "cannot forget old payloads", error = error.to_string());

@@ -890,7 +890,9 @@ fn uploads_to_a_disk_that_hangs_are_told_so_in_time_and_none_becomes_a_payload_w
 fn a_result_on_a_disk_that_hangs_is_refused_before_its_first_byte_and_visibly_cut_later() {
     let client = Client::with(&[("DISK_TIMEOUT", "1s")]);
     let id = client.run("head -c 40000000 /dev/urandom > large");
-    let whole = client.result(&id).body.len();
+    // Nobody has fetched it, so its length is not known.
+    let is_over = || client.get(&format!("/payloads/{id}")).json("finished_at").as_deref() != Some("null");
+    wait_for("the end", || is_over().then_some(()));
     let directory = client.directories().remove(0);
     let mut reader = wire::connect(client.address);
     let request = format!("GET /retrieve/{id} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
@@ -905,9 +907,9 @@ fn a_result_on_a_disk_that_hangs_is_refused_before_its_first_byte_and_visibly_cu
     let calls = "read,pread64,readv,preadv";
     let Some(fault) = Fault::inject(&client, calls, "delay_enter=20000000", &[&large]) else { return };
     let answer = wire::try_read_answer(&mut (&first[..]).chain(&reader), false);
-    assert!(answer.is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof), "of {whole}");
+    assert!(answer.is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof));
     let ended = old.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
-    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset), "of {whole}");
+    assert_eq!(ended, Err(std::io::ErrorKind::ConnectionReset));
     wait_for("the reason", || client.log().contains("answer cut").then_some(()));
     drop(fault);
     let calls = "?stat,?statx,?newfstatat,?open,openat";
@@ -917,7 +919,7 @@ fn a_result_on_a_disk_that_hangs_is_refused_before_its_first_byte_and_visibly_cu
     assert!(answer.header("retry-after").is_some(), "{}", answer.head);
     assert_eq!(client.get("/health").status, 200);
     drop(fault);
-    assert_eq!(client.result(&id).body.len(), whole);
+    assert!(client.result(&id).body.len() > 40_000_000);
 }
 
 // --- without power
