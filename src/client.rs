@@ -1,6 +1,8 @@
 //! The client's life: put the parts together, serve, and leave in good order when told to.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 
-use crate::api::{Api, Bounds, Keys, Metrics};
+use crate::api::{Api, Bounds, Callers, Keys, Metrics};
 use crate::clock::{MonotonicMs, monotonic_ms};
 use crate::data::disk_error::is_out_of_descriptors;
 use crate::data::ids::Ids;
@@ -18,15 +20,16 @@ use crate::data::record::Durability;
 use crate::disk_threads::{self, Disk};
 use crate::event;
 use crate::host::load::Load;
-use crate::host::service_manager::Notifier;
+use crate::host::service_manager::{self, Notifier};
+use crate::host::strain::{self, Strain};
 use crate::host::{Room, memory, rlimit};
-use crate::http::{self, Changes, Listener, Server, Waiting};
+use crate::http::{self, Address, Changes, Listener, Server, SocketFile, Waiting};
 use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::logs::Logs;
 use crate::runner::{self, Runner};
 use crate::sandbox::users::{NoUsers, Users};
-use crate::settings::{Durable, RunAs, Settings};
+use crate::settings::{Durable, Host, RunAs, Settings, Token};
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
 use crate::upkeep::record_writer::Records;
@@ -63,7 +66,10 @@ pub enum End {
 }
 
 /// Runs the client until it is told to stop.
+#[allow(clippy::too_many_lines, reason = "the order of a start counts, and is seen here as a whole")]
 pub fn run(settings: &Settings) -> Result<End, StartError> {
+    // Before any descriptor is opened here.
+    let sockets = service_manager::sockets();
     // Before any thread is started: all inherit the mask.
     let signals = StopSignals::block().map_err(|error| system("cannot block signals", &error))?;
     if memory::is_bounded() {
@@ -77,10 +83,11 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let room = make_room(settings);
     // From here on to `take_up` nothing is written that was not there, removed or started: whatever fails, what an earlier life
     // has left is as it was. But what a payload has closed of the client's own is opened: it has to be read.
-    let address = SocketAddr::new(settings.host, settings.port);
+    let token = settings.token().map_err(StartError::Setting)?;
     http::try_threads().map_err(|error| system("cannot start the workers", &error))?;
-    let listener = Listener::bind(address)
-        .map_err(|error| StartError::System(Settings::refuse_address(address, &error)))?;
+    let mut listeners = listen(settings, sockets)?;
+    // Removed when this function is left.
+    let _socket_files: Vec<SocketFile> = listeners.iter_mut().filter_map(Listener::take_file).collect();
     let data_path =
         DataPath::open(settings.data_path.as_deref()).map_err(|(path, error)| refused(&path, &error))?;
     let found =
@@ -91,10 +98,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     data_path.watch(settings.disk_timeout).map_err(|error| system("cannot watch DATA_PATH", &error))?;
     let (waiting, followers) = (Waiting::default(), Changes::default());
     let store = open_store(&waiting, &followers)?;
-    let durability = match settings.durable {
-        Durable::On => Durability::Power,
-        Durable::Soon | Durable::Off => Durability::Process,
-    };
+    let durability = durability(settings);
     let records = Records::start(store.clone(), data_path.clone(), durability)
         .map_err(|error| system("cannot start the writer of records", &error))?;
     let remover = Remover::new(data_path.shelf(), durability);
@@ -106,9 +110,17 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let limits = runner_limits(settings, &processors, limits_at_start, users);
     let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
     let running = Running::default();
-    let (runner, begin_to_run) =
-        Runner::prepare(store.clone(), records.clone(), &data_path, limits, processors, running.clone())
-            .map_err(|error| system("cannot start the runner", &error))?;
+    let (load, host) = look_after_host(settings)?;
+    let (runner, begin_to_run) = Runner::prepare(
+        store.clone(),
+        records.clone(),
+        &data_path,
+        limits,
+        processors,
+        running.clone(),
+        host,
+    )
+    .map_err(|error| system("cannot start the runner", &error))?;
     let ends = runner.clone();
     quota::start(store.clone(), running, move |id| ends.kill(id))
         .map_err(|error| system("cannot look after MAX_DISK", &error))?;
@@ -116,11 +128,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         .map_err(|error| system("cannot start the watch over waits", &error))?;
     let disk = Disk::with_a_thread().map_err(|error| system("cannot start a disk thread", &error))?;
     disk_threads::start_keeper().map_err(|error| system("cannot start a thread", &error))?;
-    let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
-    let notifier = Notifier::from_environment();
-    let watched = runner.clone();
-    let is_well = move || !watched.is_stuck();
-    notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
+    let notifier = start_watchdog(&runner)?;
     sync::start(data_path.clone(), ids.clone(), settings.durable == Durable::Soon)
         .map_err(|error| system("cannot start the thread that syncs", &error))?;
     let leftovers = found
@@ -131,6 +139,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     // Its thread waits for nothing else.
     let _ = begin_to_clean.send(leftovers);
     begin_to_run();
+    tell_who_may_call(settings, token.as_ref(), &listeners);
     let draining = Arc::new(AtomicBool::new(false));
     let api = Api {
         store: store.clone(),
@@ -146,14 +155,16 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         records: records.clone(),
         remover: remover.clone(),
         keys: Keys::default(),
+        callers: Arc::new(Callers::new(settings.allow_from.clone(), token)),
         bounds: bounds(settings, grant, user_ids.is_some()),
         zip_threads: settings.zip_threads,
         disk_timeout: settings.disk_timeout,
         watch: threads.watch(),
         draining: Arc::clone(&draining),
     };
-    let server = Server::start(listener, http_limits(settings, room), threads, api);
-    tell_start(settings, &server, &data_path);
+    let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
+    let server = Server::start(listeners, http_limits(settings, room), threads, api);
+    tell_start(settings, &addresses.join(","), &data_path);
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
@@ -285,6 +296,35 @@ fn choose_users(settings: &Settings, data_path: &DataPath) -> Result<Option<Arc<
     Ok(None)
 }
 
+/// What a record that was written survives.
+fn durability(settings: &Settings) -> Durability {
+    match settings.durable {
+        Durable::On => Durability::Power,
+        Durable::Soon | Durable::Off => Durability::Process,
+    }
+}
+
+/// The load of the host, and what its operator has said about that.
+fn look_after_host(settings: &Settings) -> Result<(Load, Strain), StartError> {
+    let load = Load::start().map_err(|error| system("cannot start the load sampler", &error))?;
+    let bounds = strain::Bounds {
+        max_load_percent: settings.max_load,
+        min_memory_bytes: settings.min_memory,
+        max_temperature_celsius: settings.max_temperature,
+        max_pressure_percent: settings.max_pressure,
+    };
+    let strain = Strain::new(bounds, load.clone());
+    Ok((load, strain))
+}
+
+/// What tells the service manager that the client is well.
+fn start_watchdog(runner: &Runner) -> Result<Notifier, StartError> {
+    let (notifier, watched) = (Notifier::from_environment(), runner.clone());
+    let is_well = move || !watched.is_stuck();
+    notifier.watch(is_well).map_err(|error| system("cannot start the watchdog", &error))?;
+    Ok(notifier)
+}
+
 /// What was set and has no effect.
 fn tell_ignored(settings: &Settings) {
     if settings.db_path_given {
@@ -300,14 +340,14 @@ fn tell_ignored(settings: &Settings) {
     }
 }
 
-fn system(what: &str, error: &std::io::Error) -> StartError {
+fn system(what: &str, error: &io::Error) -> StartError {
     let hint = match error.kind() {
         // The stack of a thread that does not fit is told in the same way.
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::OutOfMemory if memory::is_bounded() => {
+        io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory if memory::is_bounded() => {
             "; raise the limit of the address space (ulimit -v), or, if there is room left in it, that of processes, which counts \
              threads (ulimit -u)"
         }
-        std::io::ErrorKind::WouldBlock => {
+        io::ErrorKind::WouldBlock => {
             "; raise the limit of processes, which counts threads (ulimit -u, TasksMax, the container's pids limit)"
         }
         _ => "",
@@ -316,7 +356,7 @@ fn system(what: &str, error: &std::io::Error) -> StartError {
 }
 
 /// Descriptors that are used up are no fault of the setting.
-fn refused(path: &Path, error: &std::io::Error) -> StartError {
+fn refused(path: &Path, error: &io::Error) -> StartError {
     if is_out_of_descriptors(error) {
         return StartError::System(format!(
             "cannot open DATA_PATH={}: {error}; raise the limit of open files (ulimit -n, LimitNOFILE)",
@@ -324,6 +364,47 @@ fn refused(path: &Path, error: &std::io::Error) -> StartError {
         ));
     }
     StartError::Setting(Settings::refuse_data_path(path, error))
+}
+
+/// Takes what HOST and PORT say, or else what the service manager has taken for us.
+fn listen(settings: &Settings, sockets: io::Result<Vec<OwnedFd>>) -> Result<Vec<Listener>, StartError> {
+    let refused = |error: io::Error| {
+        StartError::System(format!("cannot use the sockets of the service manager (LISTEN_FDS): {error}"))
+    };
+    let sockets = sockets.map_err(refused)?;
+    if !sockets.is_empty() {
+        event!(Info, "the service manager has made the sockets; HOST and PORT do not count");
+        return sockets.into_iter().map(Listener::inherit).collect::<io::Result<_>>().map_err(refused);
+    }
+    let address = match &settings.host {
+        Host::Address(host) => Address::Ip(SocketAddr::new(*host, settings.port)),
+        Host::Socket(path) => Address::Unix { path: path.clone(), mode: settings.unix_mode },
+    };
+    let listener = Listener::bind(&address)
+        .map_err(|error| StartError::System(settings.refuse_address(&address, &error)))?;
+    Ok(vec![listener])
+}
+
+/// Who reaches an open client can run programs on its host: not in silence.
+fn tell_who_may_call(settings: &Settings, token: Option<&Token>, listeners: &[Listener]) {
+    let is_open = token.is_none() && settings.allow_from.is_empty();
+    let reached = listeners.iter().map(Listener::address).find(|address| address.is_reached_by_others());
+    if let Some(address) = reached.filter(|_| is_open) {
+        event!(
+            Warn,
+            "whoever reaches this address can run programs on this host; set TOKEN, TOKEN_FILE or ALLOW_FROM, or HOST=127.0.0.1",
+            address = address.to_string()
+        );
+    }
+    if token.is_some_and(Token::is_short) {
+        event!(Warn, "the token is short, and may be found by trying; take one of 16 characters or more");
+    }
+    if let Some(path) = settings.token_file()
+        && let Ok(found) = rustix::fs::stat(path)
+        && found.st_mode & 0o077 != 0
+    {
+        event!(Warn, "TOKEN_FILE can be read by others than its owner; chmod 600 it", path = path.display());
+    }
 }
 
 fn http_limits(settings: &Settings, room: Room) -> http::Limits {
@@ -338,13 +419,13 @@ fn http_limits(settings: &Settings, room: Room) -> http::Limits {
 }
 
 /// The one line that is never filtered away: whoever starts a client on port 0 reads the port here.
-fn tell_start(settings: &Settings, server: &Server, data_path: &DataPath) {
+fn tell_start(settings: &Settings, address: &str, data_path: &DataPath) {
     log::write(
         Level::Info,
         "client listening",
         &[
             ("version", env!("CARGO_PKG_VERSION").to_value()),
-            ("address", server.address().to_string().to_value()),
+            ("address", address.to_value()),
             ("data_path", data_path.path().display().to_value()),
             ("slots", settings.max_jobs.to_value()),
         ],

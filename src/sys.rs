@@ -433,6 +433,17 @@ pub fn keep_descriptors_from_children() -> io::Result<()> {
     Ok(())
 }
 
+/// A descriptor that this process was started with, such as a socket of the service manager (sd_listen_fds(3)). `None` if it is not
+/// open. To be called before this process opens any of its own, and once for each.
+pub fn inherited(number: i32) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD takes no argument and touches no memory.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return None;
+    }
+    // SAFETY: it is open, and nothing in this process has opened it: its owner is who asks.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// How a child ended, and what it used.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Exit {

@@ -24,16 +24,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         &["api", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log", "payload"],
     ),
     ("client", &["logs", "runner", "sandbox", "settings", "store", "sys", "upkeep"]),
-    ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "limits", "logs"]),
-    ("api", &["metrics", "payload", "runner", "store", "upkeep", "upload"]),
+    ("api", &["archive", "clock", "data", "disk_threads", "event", "host", "http", "limits", "log"]),
+    ("api", &["logs", "metrics", "payload", "runner", "settings", "store", "upkeep", "upload"]),
     // What does the work.
     ("archive", &["clock", "data"]),
-    ("http", &["clock", "disk_threads", "event", "metrics", "sys"]),
+    ("http", &["clock", "disk_threads", "event", "log", "metrics", "sys"]),
     (
         "runner",
         &["clock", "data", "disk_threads", "event", "limits", "log", "payload", "sandbox", "settings"],
     ),
-    ("runner", &["metrics", "store", "sys", "upkeep"]),
+    ("runner", &["host", "metrics", "store", "sys", "upkeep"]),
     ("upload", &["data"]),
     ("logs", &["data", "disk_threads", "event", "payload"]),
     // Who looks after it.
@@ -41,7 +41,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     // What it stands on.
     ("data", &["clock", "event", "payload"]),
     ("disk_threads", &["event"]),
-    ("host", &["clock", "event"]),
+    ("host", &["clock", "event", "log", "sys"]),
     ("limits", &["event", "metrics", "payload", "settings", "sys"]),
     ("sandbox", &["event", "settings", "sys"]),
     ("settings", &["log"]),

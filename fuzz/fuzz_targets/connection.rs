@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Body, HttpError, Limits, Listener, Method, Opened, Request, Response, Server, Service, Threads};
+use fuzz::http::{Address, Body, HttpError, Limits, Listener, Method, Opened, Request, Response, Server, Service, Threads};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
@@ -144,8 +144,11 @@ fn streamed(length: usize) -> Vec<u8> {
 }
 
 fn server() -> SocketAddr {
-    static SERVER: OnceLock<Server> = OnceLock::new();
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     let start = || {
+        let any = Address::Ip(([127, 0, 0, 1], 0).into());
+        let listener = Listener::bind(&any).expect("a port to listen on");
+        let Address::Ip(address) = *listener.address() else { unreachable!("it was asked for a port") };
         let limits = Limits {
             max_connections: 64,
             max_refusals: 64,
@@ -154,14 +157,10 @@ fn server() -> SocketAddr {
             stall_timeout: PATIENCE,
             disk_timeout: PATIENCE,
         };
-        Server::start(
-            Listener::bind(([127, 0, 0, 1], 0).into()).expect("a port to listen on"),
-            limits,
-            Threads::start(64, 64).expect("threads"),
-            Recorder,
-        )
+        Server::start(vec![listener], limits, Threads::start(64, 64).expect("threads"), Recorder);
+        address
     };
-    SERVER.get_or_init(start).address()
+    *ADDRESS.get_or_init(start)
 }
 
 // --- the client's side

@@ -1,5 +1,6 @@
 //! The routes: which request goes to which handler. One file per resource or verb beside this one.
 
+mod callers;
 mod content_type;
 mod files;
 mod health;
@@ -15,6 +16,7 @@ mod results;
 mod retrieve;
 mod submit;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -33,6 +35,7 @@ use crate::store::{Store, StoreError};
 use crate::upkeep::record_writer::Records;
 use crate::upkeep::retention::Remover;
 
+pub use callers::Callers;
 pub use idempotency::Keys;
 pub use metrics::Metrics;
 
@@ -68,6 +71,8 @@ pub struct Api {
     pub remover: Remover,
     /// The idempotency keys of uploads that are under way.
     pub keys: Keys,
+    /// Who may call.
+    pub callers: Arc<Callers>,
     /// What is admitted.
     pub bounds: Bounds,
     /// How many threads compress one archive.
@@ -177,13 +182,21 @@ impl Service for Api {
     fn answered(&self, answered: &Answered<'_>) {
         self.metrics.count(answered);
     }
+
+    fn knows(&self, caller: IpAddr) -> bool {
+        self.callers.are_at(caller)
+    }
 }
 
 impl Api {
     /// Hands a request to its handler. The handlers are not inlined: an idle connection keeps the stack that its requests have
     /// touched, and would pay for the variables of all of them at once.
     fn answer(&self, mut request: Request<'_, '_>) -> Result<Response, HttpError> {
-        let Some(route) = Route::of(request.path) else {
+        let route = Route::of(request.path);
+        if let Some(refusal) = self.callers.refuse(&request, route.as_ref()) {
+            return Ok(refusal);
+        }
+        let Some(route) = route else {
             return Err(HttpError::new(
                 404,
                 "no_such_route",

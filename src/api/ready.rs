@@ -7,6 +7,7 @@ use super::{Api, RETRY_AFTER_S};
 use crate::data::path::Free;
 use crate::host::rlimit;
 use crate::http::{HttpError, Response};
+use crate::runner::Obstacle;
 
 #[derive(Serialize)]
 struct NotReady {
@@ -19,7 +20,7 @@ struct NotReady {
 pub(super) fn get(api: &Api) -> Response {
     let mut obstacles = obstacles(api, 0, api.data_path.free());
     // An upload is taken all the same: it waits with the others.
-    obstacles.extend(api.runner.obstacle().as_deref().map(cannot_start));
+    obstacles.extend(api.runner.obstacle().as_ref().map(cannot_start));
     if !rlimit::has_descriptors() {
         obstacles.push(no_descriptors());
     }
@@ -62,9 +63,19 @@ pub(super) fn draining() -> HttpError {
     HttpError::new(503, "stopping", message).retry_after(RETRY_AFTER_S)
 }
 
-fn cannot_start(reason: &str) -> HttpError {
-    let message = format!("Payloads cannot be started now, and wait: {}.", reason.trim_end_matches('.'));
-    HttpError::new(503, "cannot_start", message).retry_after(RETRY_AFTER_S)
+fn cannot_start(obstacle: &Obstacle) -> HttpError {
+    let reason = obstacle.reason().trim_end_matches('.');
+    match obstacle {
+        Obstacle::Lack(_) => {
+            let message = format!("Payloads cannot be started now, and wait: {reason}.");
+            HttpError::new(503, "cannot_start", message)
+        }
+        Obstacle::Strain(_) => {
+            let message = format!("Payloads wait until the host is within its bounds: {reason}.");
+            HttpError::new(503, "host_busy", message)
+        }
+    }
+    .retry_after(RETRY_AFTER_S)
 }
 
 pub(super) fn no_descriptors() -> HttpError {

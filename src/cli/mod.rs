@@ -6,7 +6,7 @@ use std::ffi::OsString;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 
-use crate::settings::{self, ALL};
+use crate::settings::{self, ALL, Setting};
 
 /// What the user asks for.
 #[derive(Debug, PartialEq)]
@@ -33,8 +33,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
             Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
             Arg::Long(flag) => {
-                if !ALL.iter().any(|setting| setting.flag() == flag) {
-                    return Err(unknown_flag(flag));
+                match ALL.iter().find(|setting| setting.flag() == flag) {
+                    None => return Err(unknown_flag(flag)),
+                    Some(setting) if !setting.has_flag() => return Err(secret_flag(setting)),
+                    Some(_) => {}
                 }
                 let flag = flag.to_owned();
                 let value = parser.value().map_err(|error| error.to_string())?;
@@ -73,8 +75,16 @@ fn unknown_flag(flag: &str) -> String {
     }
 }
 
+fn secret_flag(setting: &Setting) -> String {
+    let (flag, name) = (setting.flag(), setting.name);
+    format!(
+        "--{flag} is not accepted: every process can read a command line; set {name} in the environment, or {name}_FILE"
+    )
+}
+
 fn known_flags() -> String {
-    let flags: Vec<String> = ALL.iter().map(|setting| format!("--{}", setting.flag())).collect();
+    let flags = ALL.iter().filter(|setting| setting.has_flag());
+    let flags: Vec<String> = flags.map(|setting| format!("--{}", setting.flag())).collect();
     format!("the flags are {}, --help, --version", flags.join(", "))
 }
 
@@ -121,6 +131,7 @@ mod tests {
             ("server", "server"),
             ("client twice", "twice"),
             ("client --port", "--port"),
+            ("client --token x", "TOKEN_FILE"),
             ("", "missing"),
         ] {
             let error = parsed(line).expect_err("accepted");

@@ -33,6 +33,14 @@ impl Load {
         Ok(load)
     }
 
+    /// A load that does not change.
+    #[cfg(test)]
+    pub(super) fn fixed(percent: f64) -> Self {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 100")]
+        let tenths = (percent * 10.0) as u32;
+        Self { tenths_of_percent: Arc::new(AtomicU32::new(tenths)) }
+    }
+
     /// CPU use in percent of all the host's CPUs, 0 to 100, over the last interval.
     pub fn percent(&self) -> f64 {
         f64::from(self.tenths_of_percent.load(Ordering::Relaxed)) / 10.0

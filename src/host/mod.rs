@@ -19,3 +19,4 @@ pub mod process;
 pub mod rlimit;
 pub mod sensors;
 pub mod service_manager;
+pub mod strain;

@@ -1,15 +1,18 @@
-//! The notify protocol of systemd (sd_notify(3)): READY, STOPPING and WATCHDOG, to the socket that NOTIFY_SOCKET names.
-//! Without that variable nothing is sent.
+//! What systemd and this program tell each other: READY, STOPPING and WATCHDOG, to the socket that NOTIFY_SOCKET names
+//! (sd_notify(3)), and the sockets that LISTEN_FDS counts (sd_listen_fds(3)). Without these variables there is nothing to do.
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread;
 use std::time::Duration;
 
-use crate::event;
+use rustix::io::Errno;
+
+use crate::{event, sys};
 
 /// The service manager's socket, if there is one.
 pub struct Notifier {
@@ -86,6 +89,22 @@ pub fn is_read_by_journal() -> bool {
     let Some(named) = std::env::var_os("JOURNAL_STREAM") else { return false };
     let stderr = rustix::fs::fstat(io::stderr());
     stderr.is_ok_and(|stderr| named.to_str() == Some(&format!("{}:{}", stderr.st_dev, stderr.st_ino)))
+}
+
+/// The first descriptor that LISTEN_FDS counts (SD_LISTEN_FDS_START).
+const FIRST_SOCKET: i32 = 3;
+
+/// More sockets than any unit has: a number beyond it is a mistake.
+const MOST_SOCKETS: i32 = 64;
+
+/// The sockets that the service manager has made for this process, in the order of their unit. To be called once, before this process
+/// opens any descriptor. An error where LISTEN_FDS counts what is not there.
+pub fn sockets() -> io::Result<Vec<OwnedFd>> {
+    let number = |name| std::env::var(name).ok()?.parse::<i32>().ok();
+    let is_for_us = number("LISTEN_PID").is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()));
+    let count = number("LISTEN_FDS").filter(|count| is_for_us && (1..=MOST_SOCKETS).contains(count));
+    let numbers = FIRST_SOCKET..FIRST_SOCKET + count.unwrap_or(0);
+    numbers.map(|number| sys::inherited(number).ok_or_else(|| Errno::BADF.into())).collect()
 }
 
 /// The watchdog's period, if it is meant for this process (sd_watchdog_enabled(3)).

@@ -1,12 +1,11 @@
 //! One connection: reads a head, calls the service, writes the response, and again, until either side has enough.
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use may::net::TcpStream;
 use rustix::net::{self, RecvFlags, SendFlags};
 
 use super::body::Body;
@@ -15,9 +14,10 @@ use super::head::{self, Head};
 use super::home::Stream;
 use super::pipe::{self, Chunk, LAST_CHUNK, Reader, Writer, pipe};
 use super::response::{self, After, Ending, Headers, Open, Opened, OpenedBody, Payload, Pieces, Response};
+use super::socket::Socket;
 use super::watch::{Caller, Patience};
 use super::wire::Wire;
-use super::{Answered, Request, Service, Shared};
+use super::{Answered, Peer, Request, Service, Shared};
 use crate::{event, metrics};
 
 /// The first piece of a streamed answer, which most often is all of it. Further ones are larger.
@@ -37,11 +37,12 @@ const THROWN_AWAY_BYTES: usize = 4 * 1024;
 pub(super) struct Connection {
     wire: Wire,
     shared: Arc<Shared>,
+    peer: Peer,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Stream, shared: &Arc<Shared>) -> Self {
-        Self { wire: Wire::new(stream, shared.limits.stall_timeout), shared: Arc::clone(shared) }
+    pub(super) fn new(stream: Stream, shared: &Arc<Shared>, peer: Peer) -> Self {
+        Self { wire: Wire::new(stream, shared.limits.stall_timeout), shared: Arc::clone(shared), peer }
     }
 
     /// Serves requests until the connection ends.
@@ -62,7 +63,7 @@ impl Connection {
                 Err(error) => {
                     event!(Debug, "request refused", status = error.status, reason = error.message);
                     service.answered(&Answered { head: None, status: error.status, took: Duration::ZERO });
-                    if self.send_last(error.clone(), Headers::new()).is_ok() {
+                    if self.send_last(error.clone()).is_ok() {
                         self.linger();
                     }
                     return;
@@ -80,9 +81,15 @@ impl Connection {
 
     /// Tells a connection above the limit that it is one too many.
     pub(super) fn refuse(&mut self) {
-        let (error, headers) = too_many();
-        if self.wire.prepare().is_ok() && self.send_last(error, headers).is_ok() {
+        if self.wire.prepare().is_ok() && self.send_last(too_many()).is_ok() {
             self.wire.linger(LINGER_IN_A_CROWD);
+        }
+    }
+
+    /// Tells somebody whom the service does not know by his address.
+    pub(super) fn refuse_stranger(&mut self, address: IpAddr) {
+        if self.wire.prepare().is_ok() && self.send_last(HttpError::stranger(address)).is_ok() {
+            self.linger();
         }
     }
 
@@ -140,6 +147,8 @@ impl Connection {
             content_type: head.content_type.as_deref(),
             content_encoding: head.content_encoding.as_deref(),
             fields: &head.fields,
+            authorization: head.authorization.as_deref(),
+            peer: self.peer,
             body: &mut body,
         });
         let rest = body.into_rest();
@@ -226,8 +235,8 @@ impl Connection {
     }
 
     /// An error, after which the connection is closed.
-    fn send_last(&mut self, error: HttpError, headers: Headers) -> io::Result<()> {
-        self.wire.write(last_message(error, headers).as_bytes())
+    fn send_last(&mut self, error: HttpError) -> io::Result<()> {
+        self.wire.write(last_message(error).as_bytes())
     }
 
     /// Sends what a disk thread finds and writes. A failure before the first byte is given back, to be told by a status; a later
@@ -362,25 +371,22 @@ fn produce(open: Open, found: &OnceLock<Found>, mut writer: Writer, without_body
     }
 }
 
-/// Tells a connection above the limit, and closes it without a wait: a crowd that says nothing must not keep others from being
-/// told. What the peer has sent is read first, else closing would cut the connection, and the answer with it.
-pub(super) fn refuse_and_leave(stream: &TcpStream) {
-    let socket = stream.inner().as_fd();
+/// Tells a peer why it is not served, and closes the connection without a wait: a crowd that says nothing must not keep others from
+/// being told. What the peer has sent is read first, else closing would cut the connection, and the answer with it.
+pub(super) fn refuse_and_leave(socket: &Socket, error: HttpError) {
     let mut thrown_away = [0; THROWN_AWAY_BYTES];
     let _ = net::recv(socket, &mut thrown_away, RecvFlags::DONTWAIT);
-    let (error, headers) = too_many();
     // The buffer of a new connection is empty: it takes all.
-    let _ =
-        net::send(socket, last_message(error, headers).as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    let _ = net::send(socket, last_message(error).as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
-fn too_many() -> (HttpError, Headers) {
+pub(super) fn too_many() -> HttpError {
     let message = "MAX_CONNECTIONS connections are open; try again later.";
-    (HttpError::new(503, "too_many_connections", message), vec![("Retry-After", "1".into())])
+    HttpError::new(503, "too_many_connections", message).retry_after(1)
 }
 
-fn last_message(error: HttpError, headers: Headers) -> String {
-    let (status, headers, body) = error.into_parts(headers);
+fn last_message(error: HttpError) -> String {
+    let (status, headers, body) = error.into_parts(Headers::new());
     let mut message = response::head(status, &headers, Ending::Length(body.len() as u64), After::Closed);
     message.push_str(&body);
     message

@@ -1,5 +1,6 @@
 //! The one error of the HTTP edge: a status, a stable code for programs and a sentence for people.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use miniserde::Serialize;
@@ -45,6 +46,15 @@ impl HttpError {
     /// 400 `bad_request`.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(400, "bad_request", message)
+    }
+
+    /// 403 `address_not_allowed`: ALLOW_FROM does not list the address of the caller.
+    pub fn stranger(address: IpAddr) -> Self {
+        let message = format!(
+            "This client answers only the addresses of its setting ALLOW_FROM, and {address} is none of them; have it added there, \
+             or call from one of them."
+        );
+        Self::new(403, "address_not_allowed", message)
     }
 
     /// 503 `disk_failed`: nothing has come of the disk for so long.

@@ -63,6 +63,8 @@ pub(super) struct Head {
     pub(super) content_type: Option<String>,
     /// A Content-Encoding other than `identity`.
     pub(super) content_encoding: Option<String>,
+    /// Of several, none: two readers could take each another one.
+    pub(super) authorization: Option<Vec<u8>>,
     pub(super) fields: Fields,
 }
 
@@ -182,7 +184,14 @@ fn checked(request: &httparse::Request<'_, '_>) -> Result<Head, HttpError> {
             .into_iter()
             .find(|coding| !["", "identity"].contains(&coding.as_str())),
         fields: Fields::of(request),
+        authorization: only(values(request, "authorization")).map(<[u8]>::to_vec),
     })
+}
+
+/// The one item, if there is one and no other.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let first = items.next();
+    first.filter(|_| items.next().is_none())
 }
 
 /// The values of all fields of one name.
@@ -417,6 +426,18 @@ mod tests {
         assert!(!keeps("GET / HTTP/1.1\nHost: a\nConnection: x, Close\n\n"));
         assert!(!keeps("GET / HTTP/1.0\n\n"));
         assert!(keeps("GET / HTTP/1.0\nConnection: Keep-Alive\n\n"));
+    }
+
+    #[test]
+    fn credentials_are_those_of_the_only_field() {
+        let credentials = |fields: &str| {
+            let head =
+                head(&format!("GET / HTTP/1.1\nHost: a\n{fields}\n")).expect("good").expect("complete");
+            head.0.authorization.map(|value| String::from_utf8(value).expect("text"))
+        };
+        assert_eq!(credentials(""), None);
+        assert_eq!(credentials("authorization: Bearer x\n").as_deref(), Some("Bearer x"));
+        assert_eq!(credentials("Authorization: Bearer x\nAuthorization: Bearer x\n"), None);
     }
 
     #[test]

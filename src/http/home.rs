@@ -7,22 +7,23 @@
 
 use std::io::{self, Read, Write};
 use std::ops::Deref;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
 
 use may::coroutine::{Builder, JoinHandle};
-use may::net::TcpStream;
 use may::sync::Blocker;
 
+use super::socket::Socket;
+
 /// Starts the coroutine of a connection on the worker of its socket.
-pub(super) fn start(stream: TcpStream, serve: impl FnOnce(Stream) + Send + 'static) {
-    start_at(worker(&stream), move || serve(Stream { stream, home: current_thread() }));
+pub(super) fn start(socket: Socket, serve: impl FnOnce(Stream) + Send + 'static) {
+    start_at(worker(&socket), move || serve(Stream { socket, home: current_thread() }));
 }
 
 /// `may` distributes sockets over its workers by the number of the descriptor, and coroutines by their id.
-fn worker(stream: &TcpStream) -> usize {
-    usize::try_from(stream.inner().as_raw_fd()).unwrap_or_default()
+fn worker(socket: &Socket) -> usize {
+    usize::try_from(socket.as_fd().as_raw_fd()).unwrap_or_default()
 }
 
 fn start_at(worker: usize, run: impl FnOnce() + Send + 'static) {
@@ -38,7 +39,7 @@ fn current_thread() -> ThreadId {
 
 /// The socket of the coroutine that [`start`] has started.
 pub(super) struct Stream {
-    stream: TcpStream,
+    socket: Socket,
     /// The worker that watches it.
     home: ThreadId,
 }
@@ -49,7 +50,7 @@ impl Stream {
         while current_thread() != self.home {
             let here = Blocker::current();
             let there = Arc::clone(&here);
-            start_at(worker(&self.stream), move || there.unpark());
+            start_at(worker(&self.socket), move || there.unpark());
             // Woken by that worker, the coroutine goes on there; unless it was woken before it slept, then again. Without a
             // time-out, and coroutines are never cancelled here: there is no error to come.
             let _ = here.park(None);
@@ -60,27 +61,27 @@ impl Stream {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.go_home();
-        self.stream.read(buffer)
+        self.socket.read(buffer)
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.go_home();
-        self.stream.write(bytes)
+        self.socket.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        self.socket.flush()
     }
 }
 
 /// For what does not wait.
 impl Deref for Stream {
-    type Target = TcpStream;
+    type Target = Socket;
 
-    fn deref(&self) -> &TcpStream {
-        &self.stream
+    fn deref(&self) -> &Socket {
+        &self.socket
     }
 }
 
@@ -116,7 +117,7 @@ mod tests {
         may::go!(move || {
             while let Ok((stream, _)) = listener.accept() {
                 let (note, count) = (Arc::clone(&note), Arc::clone(&count));
-                start(stream, move |mut stream| {
+                start(Socket::Tcp(stream), move |mut stream| {
                     let mut byte = [0];
                     while stream.read(&mut byte).is_ok_and(|count| count > 0) {
                         note.lock().expect("no panic").push(current_thread());

@@ -9,25 +9,24 @@ mod connection;
 mod error;
 mod head;
 mod home;
+mod listener;
 mod pace;
 mod pipe;
 mod reply;
 mod response;
+mod socket;
 mod waiting;
 mod watch;
 mod wire;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use may::coroutine;
-use may::net::{TcpListener, TcpStream};
-use rustix::io::Errno;
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 
 pub use blocking::wait_for_disk;
 pub use body::{Body, Chunks};
@@ -35,14 +34,17 @@ pub use changes::{Changes, Follower, Woken};
 pub use conditional::Conditions;
 pub use error::HttpError;
 pub use head::{Fields, Method};
+pub use listener::{Address, Listener, SocketFile};
 pub use pipe::{Chunk, Sink};
 pub use response::{Opened, Response};
 pub use waiting::Waiting;
 pub use watch::{Caller, Watch};
 
-use crate::{event, sys};
+use crate::event;
+use crate::log::Seldom;
 use connection::Connection;
 use pace::Pool;
+use socket::Socket;
 
 /// Stack of a coroutine in words: 128 KiB, 64 KiB on 32-bit machines. It is reserved, not used: pages are committed when
 /// touched. SQLite needs the most.
@@ -59,16 +61,6 @@ const WORKER_SLEEP: Duration = Duration::from_secs(2);
 
 /// Wait after a failed accept: out of descriptors or memory is a state that lasts, and must not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Failed accepts are told once in this time: in such a state they come and go many times a second.
-const ACCEPT_TOLD: Duration = Duration::from_secs(60);
-
-/// How long a start waits for its address.
-const BIND_WAIT: Duration = Duration::from_secs(1);
-const BIND_PAUSE: Duration = Duration::from_millis(2);
-
-/// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
 
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +95,21 @@ pub struct Request<'r, 'c> {
     pub content_encoding: Option<&'r str>,
     /// Further fields of the head.
     pub fields: &'r Fields,
+    /// The value of Authorization, if there is exactly one.
+    pub authorization: Option<&'r [u8]>,
+    /// Who asks.
+    pub peer: Peer,
     /// The body, read only if the service wants it.
     pub body: &'r mut Body<'c>,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peer {
+    /// Its address; a Unix socket has none.
+    pub address: Option<IpAddr>,
+    /// Whether the service knows it. Who does not and is of this host itself is let in all the same, for `job-orchestrator health`.
+    pub is_known: bool,
 }
 
 /// What answers requests. Runs on coroutines: it must not block on a disk, and hands such work to the disk threads.
@@ -114,6 +119,11 @@ pub trait Service: Send + Sync + 'static {
 
     /// Takes note of an answer that is out, or was cut.
     fn answered(&self, _answered: &Answered<'_>) {}
+
+    /// Whether requests from this address are answered. Those of other hosts are refused before their first byte is read.
+    fn knows(&self, _caller: IpAddr) -> bool {
+        true
+    }
 }
 
 /// What was answered.
@@ -147,22 +157,6 @@ pub fn try_threads() -> io::Result<()> {
     Ok(())
 }
 
-/// An address that is taken, and not served yet: peers wait in its queue.
-pub struct Listener {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Listener {
-    /// Takes `address`. Starts the workers too, so that what [`Server::start`] needs is there.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
-        configure_coroutines();
-        let listener = bind_soon(address)?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
-    }
-}
-
 /// The threads that connections need beside their workers; cheap to clone.
 #[derive(Clone)]
 pub struct Threads {
@@ -191,7 +185,6 @@ impl Threads {
 /// A running server; cheap to clone.
 #[derive(Clone)]
 pub struct Server {
-    address: SocketAddr,
     shared: Arc<Shared>,
 }
 
@@ -205,12 +198,15 @@ pub(crate) struct Shared {
     lingering: AtomicUsize,
     /// Requests whose head has arrived and whose response is not yet out.
     in_flight: AtomicUsize,
+    /// Failed accepts: in such a state they come and go many times a second.
+    failed_accepts: Seldom,
+    /// Connections from addresses that the service does not know.
+    strangers: Seldom,
 }
 
 impl Server {
-    /// Serves what the listener has taken from now on.
-    pub fn start(listener: Listener, limits: Limits, threads: Threads, service: impl Service) -> Self {
-        let Listener { listener, address } = listener;
+    /// Serves what the listeners have taken from now on.
+    pub fn start(listeners: Vec<Listener>, limits: Limits, threads: Threads, service: impl Service) -> Self {
         let shared = Arc::new(Shared {
             limits,
             threads,
@@ -218,65 +214,21 @@ impl Server {
             refusals: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
+            failed_accepts: Seldom::new(),
+            strangers: Seldom::new(),
         });
-        let accepting = Arc::clone(&shared);
         let service = Arc::new(service);
-        may::go!(move || accept(&listener, &accepting, &service));
-        Self { address, shared }
-    }
-
-    /// The address it listens on, with the port that was picked.
-    pub fn address(&self) -> SocketAddr {
-        self.address
+        for listener in listeners {
+            let (accepting, service) = (Arc::clone(&shared), Arc::clone(&service));
+            may::go!(move || accept(&listener, &accepting, &service));
+        }
+        Self { shared }
     }
 
     /// How many requests are being answered.
     pub fn in_flight(&self) -> usize {
         self.shared.in_flight.load(Ordering::Relaxed)
     }
-}
-
-/// Waits a moment for an address in use: a child that is being started, by the runner of this life or of one that was
-/// killed, has a copy of every descriptor until it calls execve(2), that of a closed listener included.
-fn bind_soon(address: SocketAddr) -> io::Result<TcpListener> {
-    let deadline = Instant::now() + BIND_WAIT;
-    loop {
-        match bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
-                thread::sleep(BIND_PAUSE);
-            }
-            other => return other,
-        }
-    }
-}
-
-/// All addresses of a kernel without IPv6 are those of IPv4.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    match bind_one(address) {
-        Err(Errno::AFNOSUPPORT) if address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED) => {
-            bind_one((Ipv4Addr::UNSPECIFIED, address.port()).into())
-        }
-        other => other,
-    }
-    .map_err(io::Error::from)
-}
-
-/// Not by the listener of `may`, which sets SO_REUSEPORT: two servers on one port would share its connections without an error.
-fn bind_one(address: SocketAddr) -> Result<TcpListener, Errno> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    if address.is_ipv6() {
-        // `::` is all addresses of both families.
-        sockopt::set_ipv6_v6only(&socket, false)?;
-    }
-    // For the connections, which have it from here (tcp(7)): answers are written whole or in full chunks, and waiting for more
-    // would only add latency.
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    net::bind(&socket, &address)?;
-    net::listen(&socket, BACKLOG)?;
-    Ok(sys::adopt(socket))
 }
 
 /// The defaults of `may` suit a big server, not a board (DESIGN.md, hazards 3 and 7).
@@ -289,17 +241,15 @@ fn configure_coroutines() {
     config.set_timeout_ns(u64::try_from(WORKER_SLEEP.as_nanos()).unwrap_or(u64::MAX));
 }
 
-fn accept<S: Service>(listener: &TcpListener, shared: &Arc<Shared>, service: &Arc<S>) {
-    let mut told: Option<Instant> = None;
+fn accept<S: Service>(listener: &Listener, shared: &Arc<Shared>, service: &Arc<S>) {
     loop {
         match listener.accept() {
-            Ok((stream, _)) => admit(stream, shared, service),
+            Ok((socket, address)) => admit(socket, address, shared, service),
             // The peer gave up while it was in the queue (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() >= ACCEPT_TOLD) {
-                    event!(Error, "cannot accept connections", error = error);
-                    told = Some(Instant::now());
+                if let Some(failed) = shared.failed_accepts.count() {
+                    event!(Error, "cannot accept connections", error = error, failed = failed);
                 }
                 coroutine::sleep(ACCEPT_PAUSE);
             }
@@ -307,14 +257,40 @@ fn accept<S: Service>(listener: &TcpListener, shared: &Arc<Shared>, service: &Ar
     }
 }
 
-fn admit<S: Service>(stream: TcpStream, shared: &Arc<Shared>, service: &Arc<S>) {
+fn admit<S: Service>(socket: Socket, address: Option<SocketAddr>, shared: &Arc<Shared>, service: &Arc<S>) {
+    let address = address.map(|address| address.ip().to_canonical());
+    let is_known = address.is_none_or(|address| service.knows(address));
+    if let Some(address) = address.filter(|address| !is_known && !socket.is_of_this_host(*address)) {
+        return turn_away(socket, address, shared);
+    }
+    let peer = Peer { address, is_known };
     if let Some(slot) = Slot::take(&shared.connections, shared.limits.max_connections, shared) {
         let service = Arc::clone(service);
-        home::start(stream, move |stream| Connection::new(stream, &slot.shared).serve(&*service));
+        home::start(socket, move |stream| Connection::new(stream, &slot.shared, peer).serve(&*service));
     } else if let Some(slot) = Slot::take(&shared.refusals, shared.limits.max_refusals, shared) {
-        home::start(stream, move |stream| Connection::new(stream, &slot.shared).refuse());
+        home::start(socket, move |stream| Connection::new(stream, &slot.shared, peer).refuse());
     } else {
-        connection::refuse_and_leave(&stream);
+        connection::refuse_and_leave(&socket, connection::too_many());
+    }
+}
+
+/// Tells a stranger that he is one. Not one of the connections that others may have is his.
+fn turn_away(socket: Socket, address: IpAddr, shared: &Arc<Shared>) {
+    if let Some(refused) = shared.strangers.count() {
+        event!(
+            Warn,
+            "connections refused: ALLOW_FROM does not list their address",
+            address = address.to_string(),
+            refused = refused
+        );
+    }
+    let peer = Peer { address: Some(address), is_known: false };
+    if let Some(slot) = Slot::take(&shared.refusals, shared.limits.max_refusals, shared) {
+        home::start(socket, move |stream| {
+            Connection::new(stream, &slot.shared, peer).refuse_stranger(address);
+        });
+    } else {
+        connection::refuse_and_leave(&socket, HttpError::stranger(address));
     }
 }
 
@@ -326,11 +302,8 @@ struct Slot {
 
 impl Slot {
     fn take(counter: &AtomicUsize, most: usize, shared: &Arc<Shared>) -> Option<Self> {
-        // Only the accept coroutine counts up, so no other can come between.
-        if counter.load(Ordering::Relaxed) >= most {
-            return None;
-        }
-        counter.fetch_add(1, Ordering::Relaxed);
+        let one_more = |count| (count < most).then_some(count + 1);
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         let is_refusal = std::ptr::eq(counter, &raw const shared.refusals);
         Some(Self { shared: Arc::clone(shared), is_refusal })
     }

@@ -67,7 +67,7 @@ impl Wire {
     }
 
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
-        self.stream.inner().as_fd()
+        self.stream.as_fd()
     }
 
     /// The transfer under way holds this disk thread, or none.

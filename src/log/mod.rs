@@ -1,6 +1,7 @@
 //! The one logger: a line per event on standard error, plain text or JSON, below a level that is set once at start.
 //! Nothing else in the program writes to standard error, and nobody waits for it (`writer.rs`).
 
+mod seldom;
 mod writer;
 
 use std::fmt::{self, Write as _};
@@ -11,6 +12,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::clock::{self, UnixMs};
+
+pub use seldom::Seldom;
 
 /// How much is told. The order is the filter: a level lets itself and all before it through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]

@@ -31,6 +31,7 @@ use crate::clock::running_ms;
 use crate::data::path::DataPath;
 use crate::disk_threads::Disk;
 use crate::event;
+use crate::host::strain::Strain;
 use crate::limits::{self, Cgroups, Entry, Grant, Group, Limit, Processors, Running, Taken};
 use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
@@ -48,6 +49,7 @@ use starter::{Ready, Starter};
 
 pub use guard::run as run_guard;
 pub use processes::end_strays;
+pub use starter::Obstacle;
 
 /// How often SIGKILL is sent to the tree of a payload that is still there after it, and how often what is left of payloads is
 /// looked for while the system lacks what it takes to know.
@@ -115,6 +117,7 @@ impl Runner {
         limits: Limits,
         processors: Processors,
         running: Running,
+        strain: Strain,
     ) -> io::Result<(Self, impl FnOnce())> {
         let adopts = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
         if let Err(errno) = adopts {
@@ -132,8 +135,14 @@ impl Runner {
             Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), limits.users.clone())?);
         always::close_to_others();
         let ends = Ends { store: store.clone(), records };
-        let starter =
-            Starter::new(ends.clone(), data_path.clone(), Arc::clone(&launcher), &limits, events.clone());
+        let starter = Starter::new(
+            ends.clone(),
+            data_path.clone(),
+            Arc::clone(&launcher),
+            &limits,
+            strain,
+            events.clone(),
+        );
         looks::start(running.clone(), store.clone(), events.clone())?;
         let work = Work {
             ends,
@@ -179,8 +188,8 @@ impl Runner {
         }
     }
 
-    /// What the host lacks for the start of a payload, if so: those that wait go on waiting.
-    pub fn obstacle(&self) -> Option<String> {
+    /// What is in the way of the start of a payload, if so: those that wait go on waiting.
+    pub fn obstacle(&self) -> Option<Obstacle> {
         self.starter.obstacle()
     }
 
@@ -425,8 +434,10 @@ impl Work {
             return;
         }
         self.starter.begin_retry();
-        if let Err(error) = sys::try_process() {
-            self.starter.put_off(Some(StartError::NoProcess(error).to_string()));
+        // A host that is over a bound has what a start takes.
+        let is_lack = matches!(self.starter.obstacle(), Some(Obstacle::Lack(_)));
+        if is_lack && let Err(error) = sys::try_process() {
+            self.starter.put_off(Some(Obstacle::Lack(StartError::NoProcess(error).to_string())));
             return;
         }
         let starter = self.starter.clone();

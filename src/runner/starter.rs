@@ -2,7 +2,8 @@
 //! All of that may wait for a disk that hangs, so none of it is the runner's own work.
 //!
 //! Where the host lacks something (its disk, a process, descriptors), no payload fails for that: the one at hand waits again,
-//! nothing more is claimed, and an attempt is made once in a while until one works.
+//! nothing more is claimed, and an attempt is made once in a while until one works. The same where the host is over a bound that its
+//! operator has set.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -20,11 +21,15 @@ use super::start::{Launcher, StartError, Streams};
 use crate::data::path::DataPath;
 use crate::data::temporary;
 use crate::event;
+use crate::host::strain::Strain;
 use crate::limits::{Cgroups, Grant, Group, Request};
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 
 /// Between two attempts to start something while the host lacks what that takes.
 const RETRY_PAUSE: Duration = Duration::from_millis(400);
+
+/// Between two looks at a host that is over a bound of its operator. Its load is measured about as often.
+const STRAIN_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the host lacks again so soon after it had it is told no second time: a limit that is met by payloads themselves is met
 /// and left many times a second.
@@ -42,6 +47,32 @@ pub(super) struct Starter {
     hand_over: HandOver,
     slots: Arc<Mutex<Slots>>,
     ready: Sender<Event>,
+    strain: Arc<Strain>,
+}
+
+/// Why payloads wait though a slot is free.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Obstacle {
+    /// The host lacks what a start takes.
+    Lack(String),
+    /// It is over a bound that its operator has set.
+    Strain(String),
+}
+
+impl Obstacle {
+    /// For people.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Lack(reason) | Self::Strain(reason) => reason,
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        match self {
+            Self::Lack(_) => RETRY_PAUSE,
+            Self::Strain(_) => STRAIN_PAUSE,
+        }
+    }
 }
 
 struct Slots {
@@ -53,9 +84,9 @@ struct Slots {
     quiet_until: Option<Instant>,
 }
 
-/// The host lacks what a start takes.
+/// Nothing is started for a while.
 struct Outage {
-    reason: String,
+    obstacle: Obstacle,
     since: Instant,
     is_told: bool,
     /// `None` while an attempt is under way.
@@ -84,19 +115,37 @@ impl Starter {
         data_path: DataPath,
         launcher: Arc<Launcher>,
         limits: &super::Limits,
+        strain: Strain,
         ready: Sender<Event>,
     ) -> Self {
         let (slots, grant, cgroups) = (limits.slots, limits.grant, limits.cgroups.clone());
         let slots = Slots { taken: vec![false; slots], is_closed: false, outage: None, quiet_until: None };
         let (hand_over, slots) = (HandOver::new(limits.users.clone()), Arc::new(Mutex::new(slots)));
-        Self { ends, data_path, launcher, grant, cgroups, hand_over, slots, ready }
+        Self { ends, data_path, launcher, grant, cgroups, hand_over, slots, ready, strain: Arc::new(strain) }
     }
 
     /// Makes waiting payloads ready as long as a slot is free. May wait for the disk.
     pub(super) fn fill_slots(&self) {
-        while let Some((payload, slot)) = self.claim(|slots| slots.outage.is_none()) {
+        while self.may_start_one()
+            && let Some((payload, slot)) = self.claim(|slots| slots.outage.is_none())
+        {
             self.make_ready(&payload, slot);
         }
+    }
+
+    /// Whether the host is within its bounds; if not, and something waits for that alone, what waits is looked after.
+    fn may_start_one(&self) -> bool {
+        let is_possible = {
+            let slots = self.slots();
+            !slots.is_closed && slots.taken.contains(&false) && slots.outage.is_none()
+        };
+        if !is_possible || self.ends.store.waiting() == 0 {
+            return false;
+        }
+        let Some(reason) = self.strain.reason() else { return true };
+        self.begin_outage(Obstacle::Strain(reason));
+        self.ready.wake();
+        false
     }
 
     /// The payload that held this slot is over.
@@ -121,9 +170,9 @@ impl Starter {
         !self.slots().taken.contains(&true)
     }
 
-    /// What the host lacks for a start, if so.
-    pub(super) fn obstacle(&self) -> Option<String> {
-        self.slots().outage.as_ref().map(|outage| outage.reason.clone())
+    /// What is in the way of a start, if so.
+    pub(super) fn obstacle(&self) -> Option<Obstacle> {
+        self.slots().outage.as_ref().map(|outage| outage.obstacle.clone())
     }
 
     /// When the next attempt is due, while the host lacks something.
@@ -143,15 +192,18 @@ impl Starter {
     /// and wait by turns. May wait for the disk.
     pub(super) fn retry(&self) {
         if let Some(trouble) = self.data_path.trouble_now() {
-            return self.put_off(Some(trouble));
+            return self.put_off(Some(Obstacle::Lack(trouble)));
         }
         if let Ok(Some(next)) = self.ends.store.next_waiting() {
+            if let Some(reason) = self.strain.reason() {
+                return self.put_off(Some(Obstacle::Strain(reason)));
+            }
             let directory = &next.loc;
             let made = temporary::make(directory).map(drop).map_err(StartError::Temporary);
             if let Err(error) = Launcher::try_streams(directory).and(made)
                 && self.is_of_host(&error, directory)
             {
-                return self.put_off(Some(error.to_string()));
+                return self.put_off(Some(Obstacle::Lack(error.to_string())));
             }
         }
         match self.claim(|_| true) {
@@ -162,11 +214,13 @@ impl Starter {
         self.fill_slots();
     }
 
-    /// The host still lacks what a start takes: for this reason, or for the same as before.
-    pub(super) fn put_off(&self, reason: Option<String>) {
+    /// Nothing can be started still: for this reason, or for the same as before.
+    pub(super) fn put_off(&self, obstacle: Option<Obstacle>) {
         if let Some(outage) = &mut self.slots().outage {
-            outage.reason = reason.unwrap_or_else(|| std::mem::take(&mut outage.reason));
-            outage.retry_at = Some(Instant::now() + RETRY_PAUSE);
+            if let Some(obstacle) = obstacle {
+                outage.obstacle = obstacle;
+            }
+            outage.retry_at = Some(Instant::now() + outage.obstacle.pause());
         }
         self.ready.wake();
     }
@@ -193,7 +247,7 @@ impl Starter {
         self.hand_over.take_back(id, directory);
         remove_temporary(id, directory);
         if self.is_of_host(error, directory) {
-            self.begin_outage(error.to_string());
+            self.begin_outage(Obstacle::Lack(error.to_string()));
             self.put_back(id);
         } else {
             self.ends.note(id, &error.outcome());
@@ -212,19 +266,25 @@ impl Starter {
         }
     }
 
-    fn begin_outage(&self, reason: String) {
+    fn begin_outage(&self, obstacle: Obstacle) {
         let now = Instant::now();
         let mut slots = self.slots();
-        let retry_at = Some(now + RETRY_PAUSE);
+        let retry_at = Some(now + obstacle.pause());
         if let Some(outage) = &mut slots.outage {
-            (outage.reason, outage.retry_at) = (reason, retry_at);
+            (outage.obstacle, outage.retry_at) = (obstacle, retry_at);
             return;
         }
         let is_told = slots.quiet_until.is_none_or(|until| until <= now);
-        if is_told {
-            event!(Error, "payloads cannot be started now, and wait", reason = reason.as_str());
+        match &obstacle {
+            _ if !is_told => {}
+            Obstacle::Lack(reason) => {
+                event!(Error, "payloads cannot be started now, and wait", reason = reason.as_str());
+            }
+            Obstacle::Strain(reason) => {
+                event!(Warn, "payloads wait: the host is over a bound", reason = reason.as_str());
+            }
         }
-        slots.outage = Some(Outage { reason, since: now, is_told, retry_at });
+        slots.outage = Some(Outage { obstacle, since: now, is_told, retry_at });
     }
 
     /// The record that says `Running` is taken back: a next life would end the payload otherwise. If that fails, it is owed.

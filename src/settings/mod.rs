@@ -2,8 +2,9 @@
 //! A flag wins over the environment; an empty value counts as not set. What comes out is checked and typed.
 
 use std::ffi::OsString;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::num::NonZero;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -14,15 +15,15 @@ use serde::de::{DeserializeOwned, IntoDeserializer as _};
 
 use crate::log;
 
+mod callers;
 mod misspelt;
 mod table;
 mod units;
 
+pub use callers::{Host, Network, Token};
+use table::Takes;
 pub use table::{ALL, Setting, help};
 pub use units::{shown, shown_size, size, time};
-
-/// The shortest time where none is not accepted.
-const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Ports below this one are the administrator's, where the system is as it comes.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -33,7 +34,7 @@ const FIRST_FREE_PORT: u16 = 1024;
 pub struct SettingError {
     source_name: String,
     value: String,
-    accepts: &'static str,
+    accepts: Takes,
 }
 
 /// A value as it was given, by whom: `("--port", "9000")` or `("PORT", "9000")`.
@@ -44,8 +45,15 @@ type Given = (String, OsString);
 pub struct Settings {
     /// Port to listen on; 0 for any.
     pub port: u16,
-    /// Address to listen on.
-    pub host: IpAddr,
+    /// Where to listen.
+    pub host: Host,
+    /// Permission bits of the Unix socket.
+    pub unix_mode: u32,
+    /// Who may call; empty for everybody.
+    pub allow_from: Vec<Network>,
+    /// The given TOKEN; [`Settings::token`] knows the file too.
+    token: Option<Token>,
+    token_file: Option<PathBuf>,
     /// The given DATA_PATH; `None` leaves the choice to [`crate::data::path`].
     pub data_path: Option<PathBuf>,
     /// How long an ended payload, and then its row, is kept.
@@ -82,6 +90,14 @@ pub struct Settings {
     pub min_free_inodes: u64,
     /// How many bytes the directory of a running payload may have; `None` for any.
     pub max_disk: Option<u64>,
+    /// CPU use in percent above which no payload is started; `None` for any.
+    pub max_load: Option<u32>,
+    /// Bytes of available memory below which none is.
+    pub min_memory: Option<u64>,
+    /// Degrees Celsius above which none is.
+    pub max_temperature: Option<u32>,
+    /// Percent of time of PSI above which none is.
+    pub max_pressure: Option<u32>,
     /// How many bytes of each output of a payload are kept; `None` for all.
     pub max_log: Option<u64>,
     /// How many threads compress one archive.
@@ -118,12 +134,19 @@ impl Settings {
         let reader = Reader { lookup: &lookup };
         Ok(Self {
             port: reader.value(&table::PORT, |text| text.parse().ok())?,
-            host: reader.value(&table::HOST, |text| text.parse().ok())?,
+            host: reader.value(&table::HOST, Host::parse)?,
+            unix_mode: reader.value(&table::UNIX_MODE, callers::mode)?,
+            allow_from: match reader.given(&table::ALLOW_FROM)? {
+                Some(_) => reader.value(&table::ALLOW_FROM, callers::networks)?,
+                None => Vec::new(),
+            },
+            token: reader.token()?,
+            token_file: lookup(&table::TOKEN_FILE).map(|(_, value)| PathBuf::from(value)),
             // A path need not be UTF-8.
             data_path: lookup(&table::DATA_PATH).map(|(_, value)| PathBuf::from(value)),
-            max_age: reader.time(&table::MAX_AGE, SHORTEST)?,
+            max_age: reader.time(&table::MAX_AGE)?,
             max_jobs: match reader.given(&table::MAX_JOBS)? {
-                Some(_) => reader.number(&table::MAX_JOBS, 1..=65_535)?,
+                Some(_) => reader.number(&table::MAX_JOBS)?,
                 None => default_jobs(reader.count(&table::JOB_CPUS)?),
             },
             time_limit: reader.time_limit(&table::TIME_LIMIT)?,
@@ -132,34 +155,63 @@ impl Settings {
             pids_limit: reader.count(&table::PIDS_LIMIT)?,
             file_limit: reader.size(&table::FILE_LIMIT)?,
             job_cpus: reader.count(&table::JOB_CPUS)?,
-            kill_grace: reader.time(&table::KILL_GRACE, Duration::ZERO)?,
-            grace: reader.time(&table::GRACE, Duration::ZERO)?,
-            linger: reader.time(&table::LINGER, Duration::ZERO)?,
+            kill_grace: reader.time(&table::KILL_GRACE)?,
+            grace: reader.time(&table::GRACE)?,
+            linger: reader.time(&table::LINGER)?,
             run_as: match reader.given(&table::RUN_AS)? {
                 Some(_) => Some(reader.value(&table::RUN_AS, RunAs::parse)?),
                 None => None,
             },
             max_upload: reader.size(&table::MAX_UPLOAD)?.unwrap_or(u64::MAX),
-            max_queue: reader.number(&table::MAX_QUEUE, 1..=u32::MAX)?,
+            max_queue: reader.number(&table::MAX_QUEUE)?,
             min_free: reader.size(&table::MIN_FREE)?.unwrap_or(0),
             min_free_inodes: reader.value(&table::MIN_FREE_INODES, |text| text.parse().ok())?,
             max_disk: reader.size(&table::MAX_DISK)?,
-            max_log: match reader.size(&table::MAX_LOG)? {
-                Some(1..1024) => return Err(reader.refused(&table::MAX_LOG)),
-                bytes => bytes,
-            },
-            zip_threads: reader.number(&table::ZIP_THREADS, 1..=64)?,
+            max_load: reader.count(&table::MAX_LOAD)?,
+            min_memory: reader.size(&table::MIN_MEMORY)?,
+            max_temperature: reader.count(&table::MAX_TEMPERATURE)?,
+            max_pressure: reader.count(&table::MAX_PRESSURE)?,
+            max_log: reader.size(&table::MAX_LOG)?,
+            zip_threads: reader.number(&table::ZIP_THREADS)?,
             recover: reader.value(&table::RECOVER, switch)?,
             durable: reader.value(&table::DURABLE, word)?,
-            max_connections: reader.number(&table::MAX_CONNECTIONS, 1..=16_384)?,
-            head_timeout: reader.time(&table::HEAD_TIMEOUT, SHORTEST)?,
-            idle_timeout: reader.time(&table::IDLE_TIMEOUT, SHORTEST)?,
-            stall_timeout: reader.time(&table::STALL_TIMEOUT, SHORTEST)?,
-            disk_timeout: reader.time(&table::DISK_TIMEOUT, SHORTEST)?,
+            max_connections: reader.number(&table::MAX_CONNECTIONS)?,
+            head_timeout: reader.time(&table::HEAD_TIMEOUT)?,
+            idle_timeout: reader.time(&table::IDLE_TIMEOUT)?,
+            stall_timeout: reader.time(&table::STALL_TIMEOUT)?,
+            disk_timeout: reader.time(&table::DISK_TIMEOUT)?,
             log_level: reader.value(&table::LOG, word)?,
             log_format: reader.value(&table::LOG_FORMAT, word)?,
             db_path_given: lookup(&table::DB_PATH).is_some(),
         })
+    }
+
+    /// What callers have to know: TOKEN, or what TOKEN_FILE holds. `None` where neither is set. The error is one line for the person
+    /// who set it. Only who serves needs it, so only he has to be able to read the file.
+    pub fn token(&self) -> Result<Option<Token>, String> {
+        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
+        let refused = |why: &dyn Display| {
+            Err(format!(
+                "TOKEN_FILE={} is not accepted: it takes {} ({why})",
+                path.display(),
+                table::TOKEN_FILE.accepts
+            ))
+        };
+        if self.token.is_some() {
+            return refused(&"TOKEN is set too: set one of the two");
+        }
+        match head_of(path) {
+            Ok(content) => match Token::parse(content.trim_ascii_end()) {
+                Some(token) => Ok(Some(token)),
+                None => refused(&format_args!("what is in it is none: that takes {}", Token::ACCEPTS)),
+            },
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// The file of the token, if there is one: it must be out of the reach of payloads.
+    pub fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_deref()
     }
 
     /// The error for a DATA_PATH that turns out not to be usable.
@@ -179,14 +231,24 @@ impl Settings {
         }
     }
 
-    /// The error for an address that cannot be listened on.
-    pub fn refuse_address(address: SocketAddr, why: &io::Error) -> String {
-        let advice = match why.kind() {
-            io::ErrorKind::PermissionDenied if address.port() < FIRST_FREE_PORT => {
+    /// The error for HOST and PORT, shown as `address`, that cannot be listened on.
+    pub fn refuse_address(&self, address: &dyn Display, why: &io::Error) -> String {
+        let advice = match (why.kind(), &self.host) {
+            (io::ErrorKind::PermissionDenied, Host::Address(_)) if self.port < FIRST_FREE_PORT => {
                 "; ports below 1024 are for root and CAP_NET_BIND_SERVICE: choose another PORT, such as 9000"
             }
-            io::ErrorKind::AddrInUse => "; another program listens there: end it, or choose another PORT",
-            io::ErrorKind::AddrNotAvailable => "; this machine has no such address: choose another HOST",
+            (io::ErrorKind::AddrInUse, Host::Address(_)) => {
+                "; another program listens there: end it, or choose another PORT"
+            }
+            (io::ErrorKind::AddrInUse, Host::Socket(_)) => {
+                "; another program listens there: end it, or choose another HOST"
+            }
+            (io::ErrorKind::AlreadyExists, _) => "; remove it, or choose another HOST",
+            (io::ErrorKind::NotFound, _) => "; make the directory of the socket, or choose another HOST",
+            (io::ErrorKind::PermissionDenied, _) => {
+                "; let this user write to the directory of the socket, or choose another HOST"
+            }
+            (io::ErrorKind::AddrNotAvailable, _) => "; this machine has no such address: choose another HOST",
             _ => "",
         };
         format!("cannot listen on {address}: {why}{advice}")
@@ -233,7 +295,7 @@ impl Reader<'_> {
         value.into_string().map(Some).map_err(|value| SettingError {
             source_name,
             value: value.to_string_lossy().into_owned(),
-            accepts: "text in UTF-8",
+            accepts: Takes::Text("text in UTF-8"),
         })
     }
 
@@ -242,31 +304,52 @@ impl Reader<'_> {
         parse(given.as_deref().unwrap_or(setting.default)).ok_or_else(|| self.refused(setting))
     }
 
-    fn number<T: TryFrom<u32>>(
-        &self,
-        setting: &Setting,
-        range: RangeInclusive<u32>,
-    ) -> Result<T, SettingError> {
+    fn number<T: TryFrom<u32>>(&self, setting: &Setting) -> Result<T, SettingError> {
+        let (least, most) = match setting.accepts {
+            Takes::Number(least, most) => (least, most),
+            _ => (0, u32::MAX),
+        };
+        let range = least..=most;
         self.value(setting, |text| text.parse().ok().filter(|number| range.contains(number))?.try_into().ok())
     }
 
-    fn time(&self, setting: &Setting, least: Duration) -> Result<Duration, SettingError> {
+    fn time(&self, setting: &Setting) -> Result<Duration, SettingError> {
+        let least = match setting.accepts {
+            Takes::Time(least_ms) => Duration::from_millis(least_ms),
+            _ => Duration::ZERO,
+        };
         self.value(setting, |text| time(text).filter(|time| *time >= least))
     }
 
     /// `None` for 0.
     fn time_limit(&self, setting: &Setting) -> Result<Option<Duration>, SettingError> {
-        Ok(Some(self.time(setting, Duration::ZERO)?).filter(|time| !time.is_zero()))
+        Ok(Some(self.time(setting)?).filter(|time| !time.is_zero()))
     }
 
     /// `None` for 0.
     fn count(&self, setting: &Setting) -> Result<Option<u32>, SettingError> {
-        Ok(Some(self.number(setting, 0..=u32::MAX)?).filter(|number| *number > 0))
+        Ok(Some(self.number(setting)?).filter(|number| *number > 0))
     }
 
     /// Bytes; `None` for 0.
     fn size(&self, setting: &Setting) -> Result<Option<u64>, SettingError> {
-        self.value(setting, size).map(|bytes| Some(bytes).filter(|bytes| *bytes > 0))
+        let least = match setting.accepts {
+            Takes::Size(least) => least,
+            _ => 0,
+        };
+        let bytes = self.value(setting, |text| size(text).filter(|bytes| *bytes == 0 || *bytes >= least));
+        bytes.map(|bytes| Some(bytes).filter(|bytes| *bytes > 0))
+    }
+
+    /// The value of a bad one is not shown: a slip of the hand is nearly a secret.
+    fn token(&self) -> Result<Option<Token>, SettingError> {
+        let Some((source_name, value)) = (self.lookup)(&table::TOKEN) else { return Ok(None) };
+        let token = Token::parse(value.as_encoded_bytes());
+        token.map(Some).ok_or_else(|| SettingError {
+            source_name,
+            value: "(not shown)".to_owned(),
+            accepts: table::TOKEN.accepts,
+        })
     }
 
     fn refused(&self, setting: &Setting) -> SettingError {
@@ -328,6 +411,13 @@ fn default_jobs(job_cpus: Option<u32>) -> usize {
     (usable / of_each).max(1)
 }
 
+/// The first bytes of a file, more than a token has.
+fn head_of(path: &Path) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    File::open(path)?.take(2 * callers::MAX_TOKEN_BYTES).read_to_end(&mut content)?;
+    Ok(content)
+}
+
 fn switch(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
@@ -354,7 +444,9 @@ mod tests {
     fn a_bad_value_is_refused_by_name_and_value_and_rule() {
         for (name, values) in [
             ("PORT", &["abc", "65536", "-1", "80 "][..]),
-            ("HOST", &["localhost", "1.2.3"]),
+            ("HOST", &["localhost", "1.2.3", "unix:", "unix:run/a"]),
+            ("UNIX_MODE", &["rw", "1777"]),
+            ("ALLOW_FROM", &["localhost", "10.0.0.0/33", ","]),
             ("MAX_AGE", &["0", "1.5", "1w", "4294967296"]),
             ("MAX_JOBS", &["0", "65536", "x"]),
             ("TIME_LIMIT", &["-1", "1H"]),
@@ -386,7 +478,9 @@ mod tests {
     fn defaults_are_those_of_the_contract() {
         let settings = Settings::from_lookup(|_| None).expect("defaults");
         assert_eq!(settings.port, 9000);
-        assert_eq!(settings.host.to_string(), "::");
+        assert_eq!(settings.host, Host::Address(std::net::Ipv6Addr::UNSPECIFIED.into()));
+        assert_eq!((settings.unix_mode, settings.allow_from.len()), (0o660, 0));
+        assert!(settings.token().is_ok_and(|token| token.is_none()));
         assert_eq!(settings.max_age, Duration::from_secs(864_000));
         assert_eq!(settings.grace, Duration::from_secs(20));
         assert_eq!((settings.time_limit, settings.cpu_limit, settings.memory_limit), (None, None, None));
@@ -395,6 +489,41 @@ mod tests {
         assert_eq!((settings.max_upload, settings.max_disk, settings.max_log), (u64::MAX, None, None));
         assert_eq!((settings.min_free, settings.min_free_inodes), (16 * 1024 * 1024, 256));
         assert!(settings.max_jobs >= 1);
+    }
+
+    #[test]
+    fn what_the_table_says_is_what_is_accepted() {
+        for setting in ALL {
+            let is_accepted = |value: String| read(setting.name, &value).is_ok();
+            match setting.accepts {
+                Takes::Words(words) => {
+                    assert!(words.iter().all(|word| is_accepted((*word).to_owned())), "{}", setting.name);
+                    assert!(!is_accepted("word".to_owned()), "{}", setting.name);
+                }
+                Takes::Number(least, most) => {
+                    assert!(
+                        is_accepted(least.to_string()) && is_accepted(most.to_string()),
+                        "{}",
+                        setting.name
+                    );
+                    let beyond = [i64::from(least) - 1, i64::from(most) + 1];
+                    assert!(!beyond.iter().any(|number| is_accepted(number.to_string())), "{}", setting.name);
+                }
+                Takes::Time(least) => {
+                    assert!(is_accepted(format!("{least}ms")), "{}", setting.name);
+                    assert!(least == 0 || !is_accepted(format!("{}ms", least - 1)), "{}", setting.name);
+                }
+                Takes::Size(least) => {
+                    assert!(
+                        is_accepted(least.to_string()) && is_accepted("0".to_owned()),
+                        "{}",
+                        setting.name
+                    );
+                    assert!(least == 0 || !is_accepted((least - 1).to_string()), "{}", setting.name);
+                }
+                Takes::Text(_) => {}
+            }
+        }
     }
 
     #[test]
@@ -420,9 +549,17 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_token_is_refused_and_not_shown() {
+        let error = read("TOKEN", "a b").expect_err("accepted").to_string();
+        assert!(error.starts_with("TOKEN=(not shown) is not accepted: it takes "), "{error}");
+        assert!(!format!("{:?}", read("TOKEN", "s3cret").expect("good")).contains("s3cret"));
+    }
+
+    #[test]
     fn the_help_names_every_setting_once() {
         let help = help();
-        for setting in ALL {
+        assert!(!help.contains("--token "), "every process can read a command line");
+        for setting in ALL.iter().filter(|setting| setting.has_flag()) {
             assert_eq!(help.matches(&format!("--{} ", setting.flag())).count(), 1, "{}", setting.name);
         }
     }

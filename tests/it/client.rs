@@ -102,8 +102,10 @@ impl Client {
             };
             keep(&log, &line);
             if line.contains("client listening") {
-                let word = line.split(['=', ' ', '"']).find(|word| word.parse::<SocketAddr>().is_ok());
-                break word.unwrap_or_else(|| panic!("no address in {line}")).parse().unwrap();
+                let found = line.split(['=', ' ', '"', ',']).find_map(|word| word.parse().ok());
+                // A Unix socket has none.
+                let none = line.contains("unix:").then(|| SocketAddr::from(([0, 0, 0, 0], 0)));
+                break found.or(none).unwrap_or_else(|| panic!("no address in {line}"));
             }
         };
         let collected = Arc::clone(&log);

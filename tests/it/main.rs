@@ -5,6 +5,7 @@
 mod admission;
 mod always;
 mod bounds;
+mod callers;
 mod client;
 mod disk;
 mod ending;
@@ -12,6 +13,7 @@ mod escapes;
 mod failed_start;
 mod fault;
 mod files;
+mod host_bounds;
 mod hostile;
 mod http;
 mod idempotency;

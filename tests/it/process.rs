@@ -19,6 +19,10 @@ use crate::wire;
 const SETTINGS: &[&str] = &[
     "PORT",
     "HOST",
+    "UNIX_MODE",
+    "TOKEN",
+    "TOKEN_FILE",
+    "ALLOW_FROM",
     "DATA_PATH",
     "MAX_AGE",
     "MAX_JOBS",
@@ -37,6 +41,10 @@ const SETTINGS: &[&str] = &[
     "MIN_FREE",
     "MIN_FREE_INODES",
     "MAX_DISK",
+    "MAX_LOAD",
+    "MIN_MEMORY",
+    "MAX_TEMPERATURE",
+    "MAX_PRESSURE",
     "MAX_LOG",
     "ZIP_THREADS",
     "RECOVER",
@@ -107,13 +115,10 @@ fn help_and_version_go_to_standard_output_and_name_every_setting() {
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{ended:?}");
         for setting in SETTINGS {
             let line = ended.out.lines().find(|line| line.trim_start().starts_with(&format!("{setting} ")));
-            assert!(
-                line.is_some_and(|line| line.contains(&format!("{} ", flag(setting)))),
-                "{setting}: {}",
-                ended.out
-            );
+            let named = if *setting == "TOKEN" { setting.to_string() } else { flag(setting) };
+            assert!(line.is_some_and(|line| line.contains(&format!("{named} "))), "{setting}: {}", ended.out);
         }
-        let settings = ended.out.lines().filter(|line| line.contains(" --") && line.ends_with(']')).count();
+        let settings = ended.out.lines().filter_map(help_line).count();
         assert_eq!(settings, SETTINGS.len(), "{}", ended.out);
         assert!(ended.out.contains("Usage: job-orchestrator client"), "{}", ended.out);
     }
@@ -235,7 +240,7 @@ fn a_flag_wins_and_an_empty_value_is_none() {
 fn help_line(line: &str) -> Option<(&str, &str)> {
     let name = line.strip_prefix("  ")?.split(' ').next()?;
     let (_, default) = line.strip_suffix(']')?.rsplit_once(" [")?;
-    line.contains(" --").then_some((name, default))
+    name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_').then_some((name, default))
 }
 
 #[test]
@@ -251,6 +256,42 @@ fn the_table_of_the_documents_has_the_settings_and_defaults_of_the_help() {
     });
     assert_eq!(of_document.collect::<Vec<_>>(), of_help);
     assert_eq!(of_help.iter().map(|line| line.0).collect::<Vec<_>>(), SETTINGS);
+}
+
+/// The bounds of a line of the help, or its words: what stands in the last parentheses.
+fn bounds_of(line: &str) -> Option<Vec<String>> {
+    let (bounds, _) = line.strip_suffix(']')?.rsplit_once(") [")?;
+    let (_, bounds) = bounds.rsplit_once(" (")?;
+    let is_number = bounds.starts_with(|first: char| first.is_ascii_digit()) || bounds.starts_with("from ");
+    let words = || bounds.replace(" or ", ", ").split(", ").map(|word| format!("`{word}`")).collect();
+    Some(if is_number { vec![bounds.to_owned()] } else { words() })
+}
+
+#[test]
+fn the_help_tells_bounds_and_words_and_the_table_of_the_documents_tells_the_same() {
+    let help = run(&["help"], &[]).out;
+    let bounds: Vec<_> = help
+        .lines()
+        .filter_map(|line| Some((line.strip_prefix("  ")?.split(' ').next()?, bounds_of(line)?)))
+        .collect();
+    for (setting, told) in [
+        ("LOG", &["`error`", "`warn`", "`info`", "`debug`"][..]),
+        ("LOG_FORMAT", &["`text`", "`json`"]),
+        ("RECOVER", &["`on`", "`off`"]),
+        ("DURABLE", &["`on`", "`soon`", "`off`"]),
+        ("MAX_LOG", &["from 1024"]),
+        ("MAX_CONNECTIONS", &["1 to 16384"]),
+    ] {
+        let found = bounds.iter().find(|(name, _)| *name == setting);
+        assert!(found.is_some_and(|(_, bounds)| bounds[..] == *told), "{setting}: {found:?}");
+    }
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md")).unwrap();
+    for (setting, told) in bounds {
+        let row = document.lines().find(|line| line.starts_with(&format!("| `{setting}` |"))).unwrap();
+        for bound in told {
+            assert!(row.contains(&bound), "{setting} has {bound}: {row}");
+        }
+    }
 }
 
 #[test]

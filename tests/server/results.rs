@@ -99,6 +99,36 @@ fn credentials_in_the_service_url_do_no_harm() {
     assert_eq!(rig.terminate(id).0, 200);
 }
 
+/// Not so with the server's own client, which asks nobody for anything.
+#[test]
+#[ignore = "needs JOB_ORCHESTRATOR_SERVER"]
+fn a_token_in_the_service_url_opens_the_client_and_nothing_else_does() {
+    let token = Some("p@ss:w0rd/with%marks");
+    let credentials = "any:p%40ss%3Aw0rd%2Fwith%25marks@";
+    let rig = Rig::wired(Wiring { credentials, token, ..Wiring::default() });
+    let id = rig.upload(&Job::of("echo done > out.txt"));
+
+    assert_eq!(rig.wait_for_results(id).text("out.txt"), "done");
+    let held = rig.upload(&Job::of(&rig.hold()));
+    rig.wait_for_status(held, "Running");
+    assert_eq!(rig.terminate(held).0, 200);
+    rig.wait_for_status(held, "Killed");
+
+    let shut = Rig::wired(Wiring { credentials: "any:wrong@", token, ..Wiring::default() });
+    let refused = shut.upload(&Job::of("echo done > out.txt"));
+    poll("the client's refusal", SOON, || {
+        shut.client_log().contains("no token, or a wrong one").then_some(())
+    });
+    assert_eq!(
+        std::fs::read_dir(shut.client_data())
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().join("run.sh").exists())
+            .count(),
+        0
+    );
+    assert!(matches!(shut.download(refused), Answer::Notice(..)));
+}
+
 /// Not so with the server's own client, which wants the trap.
 #[test]
 #[ignore = "needs JOB_ORCHESTRATOR_SERVER"]

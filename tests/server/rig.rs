@@ -24,6 +24,8 @@ pub struct Wiring {
     pub max_jobs: Option<u16>,
     /// `user:password@` or nothing, in front of the client's address.
     pub credentials: &'static str,
+    /// What the client wants callers to know.
+    pub token: Option<&'static str>,
     /// Where jobs find programs before they look elsewhere.
     pub programs: Option<PathBuf>,
     /// The data of a second client, for a service `second`.
@@ -32,7 +34,7 @@ pub struct Wiring {
 
 impl Default for Wiring {
     fn default() -> Self {
-        Self { max_runs: 50, max_jobs: None, credentials: "", programs: None, second: None }
+        Self { max_runs: 50, max_jobs: None, credentials: "", token: None, programs: None, second: None }
     }
 }
 
@@ -71,6 +73,11 @@ impl Rig {
         self.dir.path().join("client")
     }
 
+    /// What the client has logged so far.
+    pub fn client_log(&self) -> String {
+        fs::read_to_string(&self.client.lock().unwrap().log).unwrap()
+    }
+
     pub fn second_port(&self) -> u16 {
         self.second.as_ref().expect("it was asked for").port
     }
@@ -106,6 +113,9 @@ fn start_client(dir: &Path, port: u16, wiring: &Wiring) -> Daemon {
     command.arg("client").env_clear().env("HOST", "127.0.0.1").env("DATA_PATH", made(dir.join("client")));
     if let Some(max_jobs) = wiring.max_jobs {
         command.env("MAX_JOBS", max_jobs.to_string());
+    }
+    if let Some(token) = wiring.token {
+        command.env("TOKEN", token);
     }
     if let Some(programs) = &wiring.programs {
         let mut path = programs.clone().into_os_string();
