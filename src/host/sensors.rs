@@ -47,12 +47,17 @@ pub fn look(root: &Path) -> Sensors {
     let throttled = fs::read_to_string(root.join(THROTTLED)).ok();
     Sensors {
         memory_bytes: kib(&memory, "MemTotal:"),
-        available_bytes: kib(&memory, "MemAvailable:"),
+        available_bytes: available_bytes(&memory),
         pressure: pressure(root),
         temperatures: temperatures(root),
         throttled: throttled
             .and_then(|bits| u32::from_str_radix(bits.trim().trim_start_matches("0x"), 16).ok()),
     }
+}
+
+/// What programs can still have without swapping (Linux 3.14, proc_meminfo(5)), of the text of /proc/meminfo.
+pub(super) fn available_bytes(meminfo: &str) -> Option<u64> {
+    kib(meminfo, "MemAvailable:")
 }
 
 /// A line of /proc/meminfo in bytes.
@@ -74,8 +79,8 @@ fn pressure(root: &Path) -> Vec<Pressure> {
     found
 }
 
-/// By zone, as /sys has them; two zones of one kind are told apart by their number.
-fn temperatures(root: &Path) -> Vec<(String, i64)> {
+/// In thousandths of a degree Celsius, by zone, as /sys has them; two zones of one kind are told apart by their number.
+pub(super) fn temperatures(root: &Path) -> Vec<(String, i64)> {
     let Ok(zones) = fs::read_dir(root.join("sys/class/thermal")) else { return Vec::new() };
     let zones = zones.flatten().filter_map(|zone| {
         let number = zone.file_name().to_str()?.strip_prefix("thermal_zone")?.parse::<u32>().ok()?;

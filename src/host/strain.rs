@@ -1,16 +1,13 @@
 //! Whether the host is over a bound that its operator has set: MAX_LOAD, MIN_MEMORY, MAX_TEMPERATURE, MAX_PRESSURE.
 //! Looks when it is asked, and keeps nothing.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::load::Load;
+use super::sensors;
 use crate::event;
 use crate::log::Seldom;
-
-/// What is read of a file of /proc or /sys: all of those that are read here are shorter.
-const MOST_BYTES: u64 = 16 * 1024;
 
 /// What the host may be at while a payload is started. `None`: whatever it likes.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -76,69 +73,41 @@ impl Strain {
         load.or_else(memory).or_else(temperature).or_else(pressure)
     }
 
-    fn known<T>(&self, setting: &'static str, found: io::Result<T>) -> Option<T> {
-        if let Err(error) = &found
+    fn known<T>(&self, setting: &'static str, found: Option<T>) -> Option<T> {
+        if found.is_none()
             && let Some(times) = self.unknown.count()
         {
             event!(
                 Warn,
                 "a bound of the host cannot be looked at, and counts as kept",
                 setting = setting,
-                error = error.to_string(),
                 times = times
             );
         }
-        found.ok()
+        found
     }
 }
 
-/// Bytes that a new program may have without swapping (`MemAvailable`, Linux 3.14, proc_meminfo(5)).
-fn available_memory(root: &Path) -> io::Result<u64> {
-    let text = read(&root.join("proc/meminfo"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim_end().parse::<u64>().ok());
-    kib.and_then(|kib| kib.checked_mul(1024))
-        .ok_or_else(|| not_understood("/proc/meminfo has no MemAvailable"))
+/// Bytes that programs can still have.
+fn available_memory(root: &Path) -> Option<u64> {
+    sensors::available_bytes(&fs::read_to_string(root.join("proc/meminfo")).ok()?)
 }
 
-/// Degrees Celsius of the hottest thermal zone that tells any (Documentation/driver-api/thermal/sysfs-api.rst).
-fn temperature(root: &Path) -> io::Result<f64> {
-    let zones = fs::read_dir(root.join("sys/class/thermal"))?.flatten().map(|entry| entry.path());
-    let zones = zones.filter(|path| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"thermal_zone"))
-    });
-    let millidegrees = zones.filter_map(|zone| read(&zone.join("temp")).ok()?.trim().parse::<i32>().ok());
-    millidegrees
-        .max()
-        .map(|millidegrees| f64::from(millidegrees) / 1000.0)
-        .ok_or_else(|| not_understood("no thermal zone in /sys/class/thermal tells its temperature"))
+/// Degrees Celsius of the hottest thermal zone.
+fn temperature(root: &Path) -> Option<f64> {
+    let thousandths = sensors::temperatures(root).into_iter().map(|(_, thousandths)| thousandths).max()?;
+    i32::try_from(thousandths).ok().map(|thousandths| f64::from(thousandths) / 1000.0)
 }
 
 /// The highest of the three shares of the last ten seconds, in percent, in which something waited, and for what (PSI, Linux 4.20,
 /// Documentation/accounting/psi.rst).
-fn pressure(root: &Path) -> io::Result<(f64, &'static str)> {
-    let mut highest: Option<(f64, &'static str)> = None;
-    for (file, what) in [("cpu", "a CPU"), ("memory", "memory"), ("io", "I/O")] {
-        let text = read(&root.join("proc/pressure").join(file))?;
-        let some = text.lines().find_map(|line| line.strip_prefix("some avg10="));
-        let percent: f64 = some
-            .and_then(|rest| rest.split(' ').next()?.parse().ok())
-            .ok_or_else(|| not_understood("/proc/pressure is not as the kernel documents it"))?;
-        if highest.is_none_or(|(before, _)| percent > before) {
-            highest = Some((percent, what));
-        }
-    }
-    highest.ok_or_else(|| not_understood("/proc/pressure is empty"))
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MOST_BYTES).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn not_understood(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn pressure(root: &Path) -> Option<(f64, &'static str)> {
+    let shares = [("cpu", "a CPU"), ("memory", "memory"), ("io", "I/O")].map(|(file, what)| {
+        let text = fs::read_to_string(root.join("proc/pressure").join(file)).ok()?;
+        let some = text.lines().find_map(|line| line.strip_prefix("some avg10="))?;
+        Some((some.split(' ').next()?.parse().ok()?, what))
+    });
+    shares.into_iter().flatten().max_by(|(a, _): &(f64, _), (b, _)| a.total_cmp(b))
 }
 
 #[cfg(test)]
@@ -162,6 +131,7 @@ mod tests {
             [("thermal_zone0", "48312\n"), ("thermal_zone1", "61500\n"), ("cooling_device0", "99000\n")]
         {
             write(root.path(), &format!("sys/class/thermal/{zone}/temp"), millidegrees);
+            write(root.path(), &format!("sys/class/thermal/{zone}/type"), "cpu-thermal\n");
         }
         for (file, percent) in [("cpu", "12.50"), ("memory", "0.00"), ("io", "31.25")] {
             let text = format!(
@@ -175,14 +145,14 @@ mod tests {
     #[test]
     fn what_the_kernel_tells_is_read() {
         let root = stand_in();
-        assert_eq!(available_memory(root.path()).ok(), Some(1 << 30));
-        assert_eq!(temperature(root.path()).ok(), Some(61.5));
-        assert_eq!(pressure(root.path()).ok(), Some((31.25, "I/O")));
+        assert_eq!(available_memory(root.path()), Some(1 << 30));
+        assert_eq!(temperature(root.path()), Some(61.5));
+        assert_eq!(pressure(root.path()), Some((31.25, "I/O")));
         // Sensors that are off, or below zero.
         write(root.path(), "sys/class/thermal/thermal_zone1/temp", "");
-        assert_eq!(temperature(root.path()).ok(), Some(48.312));
+        assert_eq!(temperature(root.path()), Some(48.312));
         write(root.path(), "sys/class/thermal/thermal_zone0/temp", "-12000\n");
-        assert_eq!(temperature(root.path()).ok(), Some(-12.0));
+        assert_eq!(temperature(root.path()), Some(-12.0));
     }
 
     #[test]

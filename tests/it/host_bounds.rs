@@ -35,6 +35,7 @@ impl StandIn {
         fs::write(host.path("stat"), fs::read("/proc/stat").unwrap()).unwrap();
         host.put("meminfo", "MemTotal:        8000000 kB\nMemAvailable:    4000000 kB\n");
         host.put("class/thermal/thermal_zone0/temp", "45000\n");
+        host.put("class/thermal/thermal_zone0/type", "cpu-thermal\n");
         for file in ["cpu", "memory", "io"] {
             host.put(&format!("pressure/{file}"), &pressure("00.10"));
         }
