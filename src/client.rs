@@ -148,7 +148,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
         data_path: data_path.clone(),
         disk,
         waiting: waiting.clone(),
-        logs: logs(&followers),
+        logs: logs(&followers, &runner),
         followers: followers.clone(),
         metrics: Metrics::new(settings.max_jobs),
         ids: ids.clone(),
@@ -251,7 +251,9 @@ fn open_store(waiting: &Waiting, followers: &Changes) -> Result<Store, StartErro
 }
 
 /// Who follows a payload is told of what it prints.
-fn logs(followers: &Changes) -> Logs {
+fn logs(followers: &Changes, runner: &Runner) -> Logs {
+    let told = followers.clone();
+    runner.when_kept_back(move |id| told.tell(id));
     let told = followers.clone();
     Logs::new(move |id| told.tell(id))
 }

@@ -4,7 +4,7 @@
 //! the output grows or the payload starts or ends. So a slow reader holds up nobody: what it has not read yet lies in the file.
 
 use std::io::{self, ErrorKind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
@@ -13,14 +13,18 @@ use super::{Api, RETRY_AFTER_S, ready, value_of};
 use crate::data::path::DataPath;
 use crate::event;
 use crate::http::{Caller, Follower, HttpError, Request, Response, Woken, wait_for_disk};
-use crate::logs::{Form, HEARTBEAT, Place, Reading, Stream};
+use crate::logs::{Beyond, FindLive, Form, HEARTBEAT, Live, Place, Reading, Stream};
 use crate::payload::{Payload, PayloadId, Status};
+use crate::runner::KeptBack;
 
 /// How often an event stream says that it is alive.
 const HEARTBEAT_PAUSE: Duration = Duration::from_secs(25);
 
 /// How long a follower sleeps at a time.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// Between two reads of one who is woken by each: what is kept in memory grows many times a millisecond.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// The most lines that `tail` takes.
 const MAX_TAIL: u64 = 100_000;
@@ -38,7 +42,9 @@ pub(super) fn get(api: &Api, id: PayloadId, request: &Request<'_, '_>) -> Result
     // Whoever removes the directory has changed the status first.
     let lease = api.remover.lease(&payload.loc).ok_or_else(cleaned)?;
     let outputs = asked.outputs.iter().copied();
-    let reading = Reading::new(&api.logs, id, payload.loc.clone(), outputs, asked.form, asked.follows);
+    let directory = payload.loc.clone();
+    let reading =
+        Reading::new(&api.logs, id, directory, outputs, asked.form, asked.follows, beyond_files(api, id));
     let reading = begin(api, &payload, reading, asked.follows)?;
     let follower = asked.follows.then(|| api.followers.follow(id));
     let mut log = Log {
@@ -49,6 +55,7 @@ pub(super) fn get(api: &Api, id: PayloadId, request: &Request<'_, '_>) -> Result
         follower,
         // Looked at anew: both may have come since.
         is_begun: has_begun(&payload),
+        read_at: Instant::now(),
         is_final: !asked.follows,
         is_over: false,
     };
@@ -146,6 +153,19 @@ fn begin(api: &Api, payload: &Payload, reading: Reading, follows: bool) -> Resul
         .inspect_err(|error: &HttpError| event!(Info, "no log", payload = payload.id, reason = error.code))
 }
 
+/// Where MAX_LOG keeps a part of the outputs in memory, who follows is told of that, too.
+fn beyond_files(api: &Api, id: PayloadId) -> FindLive {
+    let runner = api.runner.clone();
+    Box::new(move |stream| {
+        let output = runner.output(id, usize::from(stream == Stream::Stderr))?;
+        let live: Live = Box::new(move || {
+            let KeptBack { head, left_out, tail, note_bytes } = output.kept_back();
+            Beyond { head, left_out, tail, note_bytes }
+        });
+        Some(live)
+    })
+}
+
 /// Before that there are no outputs, or those of an attempt that came to nothing.
 fn has_begun(payload: &Payload) -> bool {
     payload.has_ended() || payload.started_at.is_some() && payload.pid.is_some()
@@ -161,6 +181,8 @@ struct Log {
     /// Of one who wants what comes later, too.
     follower: Option<Follower>,
     is_begun: bool,
+    /// When it was last read.
+    read_at: Instant,
     /// Nothing more will be written, or is wanted.
     is_final: bool,
     is_over: bool,
@@ -193,7 +215,11 @@ impl Log {
             let Some(follower) = &self.follower else { continue };
             match follower.wait(pause, caller) {
                 Woken::TimedOut if self.form == Form::Events => return Ok(Some(HEARTBEAT.to_vec())),
-                Woken::Changed | Woken::TimedOut => {}
+                Woken::Changed | Woken::TimedOut => {
+                    if let Some(left) = PAUSE.checked_sub(self.read_at.elapsed()) {
+                        caller.rest(left);
+                    }
+                }
                 Woken::HungUp => return Err(ErrorKind::ConnectionAborted.into()),
                 Woken::Closed => {
                     return Err(io::Error::other("the client is stopped, and the payload has not ended"));
@@ -215,6 +241,7 @@ impl Log {
 
     fn read(&mut self) -> io::Result<Vec<u8>> {
         let mut reading = self.reading.take().ok_or(ErrorKind::TimedOut)?;
+        self.read_at = Instant::now();
         let is_final = self.is_final;
         let read = move || {
             let piece = reading.open().and_then(|()| reading.next(is_final));

@@ -188,6 +188,11 @@ impl<'c> Caller<'c> {
         let _ = blocker.park(None);
     }
 
+    /// Does nothing for so long, unless the caller hangs up.
+    pub fn rest(&self, time: Duration) {
+        self.wait(time, &Blocker::current());
+    }
+
     /// Whether the peer sends no more: it has hung up, or closed its side, which nobody can tell apart.
     pub(super) fn has_hung_up(&self) -> bool {
         let Some(socket) = self.socket else { return false };

@@ -12,7 +12,7 @@ use crate::disk_threads::Disk;
 use crate::payload::PayloadId;
 
 pub use event_stream::HEARTBEAT;
-pub use reading::{Form, Place, Reading, Stream};
+pub use reading::{Beyond, FindLive, Form, Live, Place, Reading, Stream};
 use watcher::Watcher;
 
 /// Threads that read for all who follow. A read of a few KiB takes some microseconds; where the disk hangs, more threads would hang.

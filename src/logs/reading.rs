@@ -60,11 +60,30 @@ pub enum Form {
     Events,
 }
 
+/// What an output has beyond its file, which MAX_LOG bounds, while its payload runs.
+pub struct Beyond {
+    /// Bytes in the file.
+    pub head: u64,
+    /// Bytes after them that are gone.
+    pub left_out: u64,
+    /// The last bytes, which come after those.
+    pub tail: Vec<u8>,
+    /// Once these are in the file too: the length of the line before them that says how much is left out.
+    pub note_bytes: Option<u64>,
+}
+
+/// Tells what an output has beyond its file at the moment.
+pub type Live = Box<dyn Fn() -> Beyond + Send>;
+
+/// Finds that of an output, where there is any.
+pub type FindLive = Box<dyn Fn(Stream) -> Option<Live> + Send>;
+
 /// A reader of one or both outputs of a payload.
 pub struct Reading {
     id: PayloadId,
     directory: PathBuf,
     form: Form,
+    find_live: FindLive,
     /// Who is asked to tell of what comes later, if that is wanted.
     watcher: Option<Watcher>,
     parts: Vec<Part>,
@@ -84,6 +103,10 @@ struct Open {
     limit: u64,
     /// Whether anything has been read at `offset`: else it may be one that is still to come.
     has_read: bool,
+    /// What it has beyond the file, as long as `offset` counts what is left out.
+    live: Option<Live>,
+    /// Where the file ended when that was last looked at.
+    head: u64,
     /// Whether it is followed; held for its Drop.
     watched: Option<Watched>,
 }
@@ -97,10 +120,11 @@ impl Reading {
         outputs: impl IntoIterator<Item = (Stream, Place)>,
         form: Form,
         follows: bool,
+        find_live: FindLive,
     ) -> Self {
         let parts = outputs.into_iter().map(|(stream, from)| Part { stream, from, open: None }).collect();
         let watcher = follows.then(|| logs.watcher.clone());
-        Self { id, directory, form, watcher, parts }
+        Self { id, directory, form, find_live, watcher, parts }
     }
 
     /// Opens what is there and not open yet. An error is that of the payload's directory, of an output, or of inotify(7).
@@ -116,7 +140,9 @@ impl Reading {
                 Place::Offset(offset) => offset,
                 Place::Tail(lines) => output.tail(lines, bytes)?,
             };
-            part.open = Some(Open { output, offset, limit, has_read: false, watched });
+            // After the file: if it has ended in between, there is none, and all is in the file.
+            let live = watched.as_ref().and_then(|_| (self.find_live)(part.stream));
+            part.open = Some(Open { output, offset, limit, has_read: false, live, head: 0, watched });
         }
         Ok(())
     }
@@ -139,6 +165,8 @@ impl Reading {
     /// Where to go on after what has been read: one number for each output.
     pub fn position(&self) -> String {
         let offsets = self.parts.iter().map(|part| match (&part.open, part.from) {
+            // What is beyond the file has no place of its own before the end: who goes on from there gets it again.
+            (Some(open), _) if open.live.is_some() => open.offset.min(open.head).to_string(),
             (Some(open), _) => open.offset.to_string(),
             (None, Place::Offset(offset)) => offset.to_string(),
             (None, Place::Tail(_)) => "0".to_owned(),
@@ -151,13 +179,14 @@ impl Reading {
         let keeps_lines = self.form == Form::Events || self.parts.len() > 1;
         let part = &mut self.parts[index];
         let Some(open) = &mut part.open else { return Ok(true) };
-        let end = open.output.bytes()?.min(open.limit);
-        if end < open.offset && open.has_read && open.watched.is_some() {
-            // The payload has cut it and begins anew.
-            open.offset = 0;
+        let Fetched { left_out, bytes, is_at_end } = open.fetch()?;
+        if left_out > 0 {
+            let note = format!("[{left_out} bytes are left out here: MAX_LOG]");
+            match self.form {
+                Form::Plain => piece.extend_from_slice(format!("\n{note}\n").as_bytes()),
+                Form::Events => add_line(piece, part.stream.name(), &open.head.to_string(), note.as_bytes()),
+            }
         }
-        let bytes = open.output.read(open.offset, end, PIECE_BYTES)?;
-        let is_at_end = open.offset.saturating_add(bytes.len() as u64) >= end;
         let usable = if keeps_lines { whole_lines(&bytes, is_final && is_at_end) } else { bytes.len() };
         open.has_read |= usable > 0;
         if self.form == Form::Plain {
@@ -185,6 +214,57 @@ impl Reading {
     }
 }
 
+/// What comes next of an output.
+struct Fetched {
+    /// Bytes before it that are gone, and that the reader has not been told of.
+    left_out: u64,
+    bytes: Vec<u8>,
+    /// Whether that is all that there is now.
+    is_at_end: bool,
+}
+
+impl Open {
+    /// What is at `offset`.
+    fn fetch(&mut self) -> io::Result<Fetched> {
+        let mut left_out = 0;
+        if let Some(live) = &self.live {
+            let beyond = live();
+            self.head = beyond.head;
+            let start = beyond.head + beyond.left_out;
+            if self.offset > beyond.head || beyond.note_bytes.is_none() && self.offset == beyond.head {
+                left_out = start.saturating_sub(self.offset);
+                self.offset = self.offset.max(start);
+            }
+            match beyond.note_bytes {
+                None if self.offset >= start => return Ok(self.of_tail(left_out, start, &beyond.tail)),
+                None => {}
+                Some(note_bytes) => {
+                    // All is in the file, where a line stands for what is left out.
+                    if self.offset > beyond.head {
+                        self.offset = self.offset - beyond.left_out + note_bytes;
+                    }
+                    self.live = None;
+                }
+            }
+        }
+        let end = self.output.bytes()?.min(self.limit);
+        if end < self.offset && self.has_read && self.watched.is_some() {
+            // The payload has cut it and begins anew.
+            self.offset = 0;
+        }
+        let bytes = self.output.read(self.offset, end, PIECE_BYTES)?;
+        let is_at_end = self.offset.saturating_add(bytes.len() as u64) >= end;
+        Ok(Fetched { left_out, bytes, is_at_end })
+    }
+
+    fn of_tail(&self, left_out: u64, start: u64, tail: &[u8]) -> Fetched {
+        let from = usize::try_from(self.offset - start).unwrap_or(usize::MAX).min(tail.len());
+        let rest = &tail[from..];
+        let bytes = rest[..rest.len().min(PIECE_BYTES)].to_vec();
+        Fetched { left_out, is_at_end: bytes.len() == rest.len(), bytes }
+    }
+}
+
 /// How many of these bytes are whole lines. What is longer than a piece comes in pieces, and what is the last has no line end
 /// to wait for.
 fn whole_lines(bytes: &[u8], is_last: bool) -> usize {
@@ -204,11 +284,13 @@ mod tests {
     use std::fs::{self, File};
     use std::io::Write as _;
     use std::path::Path;
+    use std::sync::{Arc, Mutex};
 
     fn reading(payload: &Path, outputs: &[(Stream, Place)], form: Form, follows: bool) -> Reading {
         let logs = Logs::new(|_| ());
         let outputs = outputs.iter().copied();
-        let mut reading = Reading::new(&logs, 1, payload.to_owned(), outputs, form, follows);
+        let mut reading =
+            Reading::new(&logs, 1, payload.to_owned(), outputs, form, follows, Box::new(|_| None));
         reading.open().expect("opened");
         reading
     }
@@ -275,6 +357,42 @@ mod tests {
         file.write_all("€".repeat(PIECE_BYTES).as_bytes()).expect("written");
         let piece = told(&mut lines, false);
         assert!(piece.ends_with("€\n\n") && piece.len() > PIECE_BYTES - 3, "{}", piece.len());
+    }
+
+    #[test]
+    fn what_max_log_keeps_back_is_told_as_it_comes_and_the_rest_from_the_file() {
+        let payload = tempfile::tempdir().expect("a temporary directory");
+        let path = payload.path().join(STDOUT_FILE);
+        fs::write(&path, "head").expect("written");
+        let state = Arc::new(Mutex::new((0, "", None)));
+        let seen = Arc::clone(&state);
+        let find: FindLive = Box::new(move |_| {
+            let seen = Arc::clone(&seen);
+            Some(Box::new(move || {
+                let (left_out, tail, note_bytes) = *seen.lock().expect("no panic");
+                Beyond { head: 4, left_out, tail: tail.into(), note_bytes }
+            }))
+        });
+        let logs = Logs::new(|_| ());
+        let mut reading =
+            Reading::new(&logs, 1, payload.path().to_owned(), [STDOUT], Form::Plain, true, find);
+        reading.open().expect("opened");
+        let mut told = |left_out, tail, note_bytes| {
+            *state.lock().expect("no panic") = (left_out, tail, note_bytes);
+            let text = String::from_utf8(reading.next(false).expect("read")).expect("UTF-8");
+            (text, reading.position())
+        };
+        let place = |text: &str| (text.to_owned(), "4".to_owned());
+        assert_eq!(told(0, "", None), place("head"));
+        assert_eq!(told(0, "ab", None), place("ab"));
+        assert_eq!(told(1, "bc", None), place("c"));
+        assert_eq!(told(5, "fg", None), place("\n[2 bytes are left out here: MAX_LOG]\nfg"));
+        assert_eq!(told(5, "fg", None), place(""));
+        let note = "\n[6 bytes are left out here: MAX_LOG]\n";
+        fs::write(&path, format!("head{note}gh")).expect("written");
+        let end = 4 + note.len() + 2;
+        assert_eq!(told(6, "", Some(note.len() as u64)), ("h".to_owned(), end.to_string()));
+        assert_eq!(told(6, "", Some(note.len() as u64)), (String::new(), end.to_string()));
     }
 
     #[test]

@@ -43,11 +43,11 @@ use crate::upkeep::record_writer::Records;
 use end::Ends;
 use guard::Guard;
 use inbox::{Inbox, Sender, inbox};
-use output::Output;
 use start::{Launcher, StartError};
 use starter::{Ready, Starter};
 
 pub use guard::run as run_guard;
+pub use output::{KeptBack, Output};
 pub use processes::end_strays;
 pub use starter::Obstacle;
 
@@ -191,6 +191,18 @@ impl Runner {
     /// What is in the way of the start of a payload, if so: those that wait go on waiting.
     pub fn obstacle(&self) -> Option<Obstacle> {
         self.starter.obstacle()
+    }
+
+    /// An output of a payload that runs, where MAX_LOG keeps a part of it back: 0 is standard output, 1 standard error.
+    pub fn output(&self, id: PayloadId, number: usize) -> Option<Arc<Output>> {
+        self.starter.launcher().outputs()?.find(id, number)
+    }
+
+    /// `told` is called with each payload that prints what MAX_LOG keeps back. The first call counts.
+    pub fn when_kept_back(&self, told: impl Fn(PayloadId) + Send + Sync + 'static) {
+        if let Some(outputs) = self.starter.launcher().outputs() {
+            outputs.when_kept_back(told);
+        }
     }
 
     /// Ends the whole process tree of a payload that the store has marked `Killed`.

@@ -2,11 +2,11 @@
 //! written at the end, so that a payload that prints without end wears out no flash. Without MAX_LOG none of this is at
 //! work: a payload then writes to its files itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::thread;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -34,22 +34,44 @@ const LAST_BYTES: usize = 1024 * 1024;
 pub(super) struct Outputs {
     max_log: u64,
     begun: Sender<Arc<Output>>,
+    /// Of payloads that run: their standard output, then their standard error.
+    known: Arc<Mutex<Known>>,
+    /// Told of each payload that prints what does not go to its file at once.
+    told: Arc<OnceLock<Box<Told>>>,
 }
 
+type Known = HashMap<PayloadId, Vec<Weak<Output>>>;
+type Told = dyn Fn(PayloadId) + Send + Sync;
+
 /// One output of one payload.
-pub(super) struct Output {
+pub struct Output {
     pipe: PipeReader,
     state: Mutex<State>,
+    told: Arc<OnceLock<Box<Told>>>,
+}
+
+/// What an output has beyond its file.
+pub struct KeptBack {
+    /// Bytes that went to the file as they came.
+    pub head: u64,
+    /// Bytes after them that are gone.
+    pub left_out: u64,
+    /// The last bytes, which come after those.
+    pub tail: Vec<u8>,
+    /// Once the tail is in the file too: the length of the line before it that says how much is left out, 0 if nothing is.
+    pub note_bytes: Option<u64>,
 }
 
 struct State {
     payload: PayloadId,
     file: File,
+    head: u64,
     head_left: u64,
     tail: VecDeque<u8>,
     tail_bytes: usize,
     /// Bytes that are in neither.
     left_out: u64,
+    note_bytes: u64,
     is_ended: bool,
     has_failed: bool,
 }
@@ -97,7 +119,7 @@ impl Outputs {
     pub(super) fn start(max_log: u64) -> io::Result<Self> {
         let (begun, inbox) = inbox()?;
         thread::Builder::new().name("output".to_owned()).spawn(move || empty_pipes(&inbox))?;
-        Ok(Self { max_log, begun })
+        Ok(Self { max_log, begun, known: Arc::default(), told: Arc::default() })
     }
 
     /// Lets a pipe end up in `file`. The writing end is for the payload.
@@ -107,14 +129,22 @@ impl Outputs {
         let state = State {
             payload,
             file,
+            head: 0,
             head_left: self.max_log - tail_bytes - NOTE_BYTES,
             tail: VecDeque::new(),
             tail_bytes: usize::try_from(tail_bytes).unwrap_or(0),
             left_out: 0,
+            note_bytes: 0,
             is_ended: false,
             has_failed: false,
         };
-        let output = Arc::new(Output { pipe, state: Mutex::new(state) });
+        let output = Arc::new(Output { pipe, state: Mutex::new(state), told: Arc::clone(&self.told) });
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_payload = known.entry(payload).or_default();
+        // Of an attempt to start it that failed in between.
+        of_payload.retain(|output| output.strong_count() > 0);
+        of_payload.push(Arc::downgrade(&output));
+        drop(known);
         self.begun.send(Arc::clone(&output));
         (output, writer)
     }
@@ -128,8 +158,21 @@ impl Outputs {
                 Ok(count) => left = left.saturating_sub(count),
             }
         }
-        output.state.lock().unwrap_or_else(PoisonError::into_inner).end();
+        let mut state = output.lock();
+        state.end();
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(&state.payload);
+        drop(state);
         self.begun.wake();
+    }
+
+    /// The output of a payload that runs, by its number: 0 is standard output, 1 standard error.
+    pub(super) fn find(&self, payload: PayloadId, number: usize) -> Option<Arc<Output>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&payload)?.get(number)?.upgrade()
+    }
+
+    /// `told` is called with each payload that prints what does not go to its file at once. The first call counts.
+    pub(super) fn when_kept_back(&self, told: impl Fn(PayloadId) + Send + Sync + 'static) {
+        let _ = self.told.set(Box::new(told));
     }
 }
 
@@ -148,7 +191,7 @@ fn empty_pipes(inbox: &Inbox<Arc<Output>>) {
         let mut ready = is_ready.iter().skip(1);
         outputs.retain(|output| {
             let is_open = ready.next() != Some(&true) || output.take_some();
-            is_open && !output.state.lock().unwrap_or_else(PoisonError::into_inner).is_ended
+            is_open && !output.lock().is_ended
         });
         if is_ready.first() == Some(&true) {
             outputs.extend(inbox.take());
@@ -159,11 +202,31 @@ fn empty_pipes(inbox: &Inbox<Arc<Output>>) {
 impl Output {
     /// Reads once; 0 at the end of all writers.
     fn take(&self) -> io::Result<usize> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let mut buffer = vec![0; READ_BYTES];
         let count = (&self.pipe).read(&mut buffer)?;
         state.keep(&buffer[..count]);
+        let kept_back = (!state.tail.is_empty()).then_some(state.payload);
+        drop(state);
+        if let (Some(payload), Some(told)) = (kept_back, self.told.get()) {
+            told(payload);
+        }
         Ok(count)
+    }
+
+    /// What it has beyond its file now. May wait for the disk: its file is written under the same lock.
+    pub fn kept_back(&self) -> KeptBack {
+        let state = self.lock();
+        KeptBack {
+            head: state.head,
+            left_out: state.left_out,
+            tail: state.tail.iter().copied().collect(),
+            note_bytes: state.is_ended.then_some(state.note_bytes),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there may be more.
@@ -180,6 +243,7 @@ impl State {
         let head_bytes = usize::try_from(self.head_left).unwrap_or(usize::MAX).min(bytes.len());
         let (head, rest) = bytes.split_at(head_bytes);
         self.head_left -= head.len() as u64;
+        self.head += head.len() as u64;
         self.write(head);
         // Of very much only the end can stay.
         let (passed_over, rest) = rest.split_at(rest.len().saturating_sub(self.tail_bytes));
@@ -194,6 +258,7 @@ impl State {
         if self.left_out > 0 {
             metrics::LIMITS.add("max_log");
             let note = format!("\n[{} bytes are left out here: MAX_LOG]\n", self.left_out);
+            self.note_bytes = note.len() as u64;
             self.write(note.as_bytes());
         }
         let (first, second) = tail.as_slices();

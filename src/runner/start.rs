@@ -185,6 +185,11 @@ impl Launcher {
         }
     }
 
+    /// The outputs of payloads, where MAX_LOG bounds them.
+    pub(super) fn outputs(&self) -> Option<&Outputs> {
+        self.outputs.as_ref()
+    }
+
     /// What the payload writes to: the file itself, or a pipe that ends up in it.
     fn output(
         &self,

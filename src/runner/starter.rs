@@ -148,6 +148,11 @@ impl Starter {
         false
     }
 
+    /// What starts have in common.
+    pub(super) fn launcher(&self) -> &Launcher {
+        &self.launcher
+    }
+
     /// The payload that held this slot is over.
     pub(super) fn free_slot(&self, slot: usize) {
         if let Some(taken) = self.slots().taken.get_mut(slot) {

@@ -264,17 +264,14 @@ fn what_is_unknown_cleaned_or_gone_says_why() {
     let client = Client::with(&[("MAX_AGE", "1s")]);
     assert_eq!(client.get("/payloads/1/logs").error(404), "unknown_id");
     assert_eq!(client.post("/payloads/1/logs").error(405), "method_not_allowed");
-    let id = client.run("echo one");
-    client.ended(&id);
-    wait_for("the removal", || {
-        let answer = client.get(&logs(&id, "follow=1"));
-        (answer.status == 404).then(|| assert_eq!(answer.error(404), "cleaned"))
-    });
-    let id =
-        client.run("#!/bin/sh\ncd ..; mv \"$PAYLOAD_DIR\" moved; sleep 0.3; mv moved \"$PAYLOAD_DIR\"\n");
+    let id = client.run(ON_DEMAND);
+    let there = client.wait_for_file(&id, ".orchestrator.out");
     client.retrieve_when(&id, |answer| answer.json("pid").as_deref() != Some("0"));
-    wait_for("the move", || client.data.join("moved").exists().then_some(()));
+    let (directory, elsewhere) = (there.parent().unwrap(), client.data.join("elsewhere"));
+    fs::rename(directory, &elsewhere).unwrap();
     assert_eq!(client.get(&logs(&id, "follow=1")).error(404), "directory_gone");
+    fs::rename(&elsewhere, directory).unwrap();
+    fs::write(there.with_file_name("go"), "").unwrap();
 }
 
 #[test]
@@ -297,6 +294,54 @@ fn with_max_log_what_is_left_out_is_said_in_its_place() {
     let (count, tail) = rest.split_once(" bytes are left out here: MAX_LOG]\n").unwrap();
     assert!(printed.starts_with(head) && printed.ends_with(tail) && tail.ends_with("\nlast\n"), "{text}");
     assert_eq!(head.len() + count.parse::<usize>().unwrap() + tail.len(), printed.len());
+}
+
+/// The file gets them at the end only; who follows need not wait for that.
+#[test]
+fn with_max_log_the_last_lines_are_told_while_the_payload_runs() {
+    let client = Client::with(&[("MAX_LOG", "2K")]);
+    let id =
+        client.run("#!/bin/sh\nseq 1 5000; echo live; while ! [ -e go ]; do sleep 0.01; done; echo last\n");
+    let there = client.wait_for_file(&id, ".orchestrator.out");
+    let mut plain = Follower::start(&client, &logs(&id, "follow=1&stream=stdout"), "");
+    let accept = "Accept: text/event-stream\r\n";
+    let mut events = Follower::start(&client, &logs(&id, "follow=1"), accept);
+    let mut text = plain.until("live\n");
+    let told = events.until("data: live\n\n");
+    // From here on a late one begins with the same head.
+    let mut late = Follower::start(&client, &logs(&id, "follow=1&stream=stdout"), "");
+    let of_late = late.until("live\n");
+    fs::write(there.with_file_name("go"), "").unwrap();
+    text += &plain.rest();
+    let of_late = of_late + &late.rest();
+    client.ended(&id);
+    let numbers: Vec<_> = (1..=5000).map(|number| number.to_string()).collect();
+    let printed = numbers.join("\n") + "\nlive\nlast\n";
+    for text in [&text, &of_late, &client.get(&logs(&id, "stream=stdout")).text()] {
+        // Whatever was told and whatever left out is all that was printed.
+        let (head, mut rest) = text.split_once("\n[").unwrap();
+        assert!(printed.starts_with(head), "{text}");
+        let mut at = head.len();
+        loop {
+            let (count, after) = rest.split_once(" bytes are left out here: MAX_LOG]\n").unwrap();
+            at += count.parse::<usize>().unwrap();
+            let (here, next) =
+                after.split_once("\n[").map_or((after, None), |(here, next)| (here, Some(next)));
+            assert_eq!(printed.get(at..at + here.len()), Some(here), "{text}");
+            at += here.len();
+            let Some(next) = next else { break };
+            rest = next;
+        }
+        assert_eq!(at, printed.len(), "{text}");
+        assert!(text.ends_with("live\nlast\n"), "{text}");
+    }
+    // Who goes on from an event gets nothing less.
+    let last = fields(&told, "id").last().map(|id| (*id).to_owned()).unwrap();
+    let resumed =
+        with_fields(&client, &logs(&id, "follow=1"), &format!("{accept}Last-Event-ID: {last}\r\n")).text();
+    let lines = fields(&resumed, "data");
+    assert!(lines[1].contains("left out here") || lines[0].contains("left out here"), "{resumed}");
+    assert!(lines.contains(&"live") && lines.contains(&"last"), "{resumed}");
 }
 
 #[test]
