@@ -18,9 +18,11 @@ use crate::data::directory::{self, Id};
 
 /// Of a directory that is its payload's own, or is at rest.
 const PRIVATE: Mode = Mode::RWXU;
-/// Of a directory that is ours again, while there are still things of the payload's in it. The sticky bit means nothing for it
-/// otherwise; its group is still the payload's then.
-const RETURNING: Mode = Mode::RWXU.union(Mode::SVTX);
+/// Of a directory that is ours again, while nothing in it is. The bits mean nothing for it otherwise; its group is still the payload's
+/// then.
+const CLOSED: Mode = Mode::RWXU.union(Mode::SVTX);
+/// The same once all in it is the payload's own: a part may be ours again.
+const RETURNING: Mode = CLOSED.union(Mode::SGID);
 
 /// Directories above the current one that stay open; those further up are opened again, by `..`, on the way back.
 const OPEN_LEVELS: usize = 8;
@@ -56,39 +58,41 @@ pub fn close(directory: &Path) -> io::Result<()> {
 /// Takes back the directory of a payload of which no process is left, or goes on with that, also if an earlier life began it.
 /// Does nothing where it is the client's. After an error all is taken back that can be.
 ///
-/// Blocking; for a disk thread. Costs three system calls for each directory, and two for each file.
+/// Blocking; for a disk thread. Walks twice, since a file may have several names there: costs two system calls for each file.
 pub fn take_back(directory: &Path) -> io::Result<Returned> {
     let root = openat(CWD, directory, directory::FLAGS, Mode::empty())?;
     let mut returned = Returned::default();
-    let Some(former) = former_owner(&root)? else { return Ok(returned) };
+    let Some((former, mode)) = former_owner(&root)? else { return Ok(returned) };
+    if mode == CLOSED {
+        each_entry(&root, &mut |dir, name, kind| {
+            if kind != FileType::Directory && statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid != former {
+                // A hard link: all that the payload has made is its own. The file itself stays where it came from.
+                unlinkat(dir, name, AtFlags::empty())?;
+                returned.foreign += 1;
+            }
+            Ok(())
+        })?;
+        fchmod(&root, RETURNING)?;
+    }
     let (user, group) = (Some(rustix::process::geteuid()), Some(rustix::process::getegid()));
-    each_entry(&root, &mut |dir, name, kind| {
-        let owner = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid;
-        if owner == former || kind == FileType::Directory {
-            return chownat(dir, name, user, group, AtFlags::SYMLINK_NOFOLLOW);
-        }
-        // A hard link: all that the payload has made is its own. The file itself stays where it came from.
-        unlinkat(dir, name, AtFlags::empty())?;
-        returned.foreign += 1;
-        Ok(())
-    })?;
+    each_entry(&root, &mut |dir, name, _| chownat(dir, name, user, group, AtFlags::SYMLINK_NOFOLLOW))?;
     fchown(&root, user, group)?;
     fchmod(&root, PRIVATE)?;
     Ok(returned)
 }
 
-/// Who had the directory, where it is or was a payload's; it is closed to all but the client then.
-fn former_owner(root: &OwnedFd) -> Result<Option<u32>, Errno> {
+/// Who had the directory, where it is or was a payload's, and how far it has come back; it is closed to all but the client then.
+fn former_owner(root: &OwnedFd) -> Result<Option<(u32, Mode)>, Errno> {
     let own = rustix::process::geteuid();
     let stat = fstat(root)?;
     if stat.st_uid == own.as_raw() {
-        let is_returning = Mode::from_raw_mode(stat.st_mode) == RETURNING;
-        return Ok(is_returning.then_some(stat.st_gid));
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        return Ok(matches!(mode, CLOSED | RETURNING).then_some((stat.st_gid, mode)));
     }
     // Its group stays: by that the next life knows whose it was.
     fchown(root, Some(own), Some(Gid::from_raw(stat.st_uid)))?;
-    fchmod(root, RETURNING)?;
-    Ok(Some(stat.st_uid))
+    fchmod(root, CLOSED)?;
+    Ok(Some((stat.st_uid, CLOSED)))
 }
 
 /// A directory on the way from the root to the current one.
@@ -238,7 +242,11 @@ mod tests {
             close(&directory).unwrap();
             assert_eq!((owners(&directory), mode(&directory)), (vec![0, ID, ID, ID, ID], 0o1700));
         }
-        take_back(&directory).unwrap();
+        // Half of it is ours already.
+        fs::set_permissions(&directory, fs::Permissions::from_mode(0o3700)).unwrap();
+        std::os::unix::fs::chown(directory.join("a"), Some(0), Some(0)).unwrap();
+        std::os::unix::fs::chown(directory.join("a/b/file"), Some(0), Some(0)).unwrap();
+        assert_eq!(take_back(&directory).unwrap(), Returned::default());
         assert_eq!((owners(&directory), mode(&directory)), (vec![0; 5], 0o700));
     }
 

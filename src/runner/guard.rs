@@ -23,6 +23,7 @@ use crate::data::path::lock_soon;
 use crate::event;
 use crate::log;
 use crate::sandbox::always;
+use crate::sandbox::users::Users;
 use crate::sys::{self, Command};
 
 /// This program, also where its file has been replaced or removed since (proc_pid_exe(5)).
@@ -118,6 +119,9 @@ pub fn run(data_path: &Path, ids: Option<&RangeInclusive<u32>>) -> io::Result<()
     let mut stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     // Nothing is ever written: this returns at the end of the other side.
     stdin.read_to_end(&mut Vec::new())?;
+    // Another client may have got them since: what runs as they do is its own then.
+    let claimed = ids.map(Users::claim);
+    let ids = ids.filter(|_| matches!(claimed, Some(Ok(_))));
     end_strays(data_path, ids);
     Ok(())
 }

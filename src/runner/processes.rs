@@ -182,11 +182,12 @@ fn members(tree: &Tree, known: &[u32]) -> Result<Vec<Entry>, Unknown> {
         if !tree.root_is_reaped && is_of_root(entry) {
             return Ok(true);
         }
-        if entry.pid != tree.root && is_of_user(entry.pid, tree)? {
-            return Ok(true);
-        }
         if entry.parent != own_pid || entry.pid == tree.root {
             return Ok(false);
+        }
+        // Of orphans alone: a container on this machine may have the same ids.
+        if is_of_user(entry.pid, tree)? {
+            return Ok(true);
         }
         Ok(entry.session == tree.root || Origin::of(entry.pid)?.is(tree.id, &tree.directory))
     };
@@ -328,11 +329,14 @@ fn strays(
 }
 
 /// By what only a payload's processes have: the variable, or the logs as output. Not by the working directory, which may be
-/// that of a person who looks at the files. And by its user, unless it says that it is of another client's, which may have got the
-/// same ids since.
+/// that of a person who looks at the files. And by its user, unless it says that it is of another client's, or is in a container,
+/// which may have the same ids.
 fn is_of_a_payload(pid: u32, data_path: &Path, ids: Option<&RangeInclusive<u32>>) -> Result<bool, Unknown> {
     let named = variable_of(pid, PAYLOAD_DIR)?.map(PathBuf::from);
-    let is_of_user = |ids: &RangeInclusive<u32>| Ok(user_of(pid)?.is_some_and(|user| ids.contains(&user)));
+    let is_of_user = |ids: &RangeInclusive<u32>| {
+        let is_one = user_of(pid)?.is_some_and(|user| ids.contains(&user));
+        Ok(is_one && targets_of(pid, &["ns/pid"])? == targets_of(std::process::id(), &["ns/pid"])?)
+    };
     match named {
         Some(directory) if directory.parent() == Some(data_path) => return Ok(true),
         None if ids.map_or(Ok(false), is_of_user)? => return Ok(true),

@@ -6,6 +6,8 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::thread::CapabilitySet;
 
@@ -31,6 +33,10 @@ const NEEDED: [(CapabilitySet, &str); 6] = [
     (CapabilitySet::SETGID, "CAP_SETGID"),
     (CapabilitySet::SETUID, "CAP_SETUID"),
 ];
+
+/// How long ids are waited for that are given and taken: somewhat longer than a guard ends what is left of its client.
+const CLAIM_WAIT: Duration = Duration::from_secs(12);
+const CLAIM_PAUSE: Duration = Duration::from_millis(5);
 
 /// A user id for each slot, and as long as this lives no other client's.
 #[derive(Debug)]
@@ -110,7 +116,7 @@ impl Users {
         }
         let can_drop = own.contains(CapabilitySet::SETPCAP);
         if let Some(RunAs::Ids(ids)) = given {
-            return Ok(Self { can_drop, ..Self::first_of(ids, slots)? });
+            return Ok(Self { can_drop, ..Self::first_of(ids, slots, CLAIM_WAIT)? });
         }
         let known = known_ids();
         for range in [SMALL, LARGE] {
@@ -131,19 +137,24 @@ impl Users {
         drop.into_iter().chain(become_user).collect()
     }
 
-    fn first_of(ids: &RangeInclusive<u32>, slots: usize) -> Result<Self, NoUsers> {
+    /// Claims all of these, if nobody has one of them now.
+    pub fn claim(ids: &RangeInclusive<u32>) -> Result<Self, NoUsers> {
+        Self::first_of(ids, ids.clone().count(), Duration::ZERO)
+    }
+
+    /// Claims the first so many, which the guard of the life before may hold for a moment.
+    fn first_of(ids: &RangeInclusive<u32>, slots: usize, wait: Duration) -> Result<Self, NoUsers> {
         let number = u64::from(ids.end() - ids.start()) + 1;
-        let claims: Result<Vec<Claim>, NoUsers> = ids
-            .clone()
-            .take(slots)
-            .map(|id| {
-                Claim::of(id).map_err(|error| match error.kind() {
-                    io::ErrorKind::AddrInUse => NoUsers::Taken(id),
-                    _ => NoUsers::Claim(error),
-                })
-            })
-            .collect();
-        let claims = claims?;
+        let deadline = Instant::now() + wait;
+        let claim = |id| loop {
+            match Claim::of(id) {
+                Err(error) if error.kind() != io::ErrorKind::AddrInUse => return Err(NoUsers::Claim(error)),
+                Err(_) if Instant::now() >= deadline => return Err(NoUsers::Taken(id)),
+                Err(_) => thread::sleep(CLAIM_PAUSE),
+                Ok(claim) => return Ok(claim),
+            }
+        };
+        let claims = ids.clone().take(slots).map(claim).collect::<Result<Vec<Claim>, NoUsers>>()?;
         if claims.len() < slots {
             return Err(NoUsers::TooFew { ids: number, slots });
         }
@@ -205,14 +216,14 @@ mod tests {
     #[test]
     fn ids_are_one_client_s_until_it_is_gone() {
         let range = FIRST..=FIRST + 3;
-        let first = Users::first_of(&range, 2).expect("free");
+        let first = Users::first_of(&range, 2, Duration::ZERO).expect("free");
         assert_eq!((first.ids(), first.of_slot(1)), (FIRST..=FIRST + 1, FIRST + 1));
-        assert!(matches!(Users::first_of(&range, 1), Err(NoUsers::Taken(FIRST))));
+        assert!(matches!(Users::first_of(&range, 1, Duration::ZERO), Err(NoUsers::Taken(FIRST))));
         let second = Users::free_in(&range, 2, &[]).expect("claimed").expect("two are left");
         assert_eq!(second.ids(), FIRST + 2..=FIRST + 3);
         assert!(Users::free_in(&range, 1, &[]).expect("claimed").is_none());
         drop(first);
-        assert!(Users::first_of(&range, 2).is_ok());
+        assert!(Users::first_of(&range, 2, Duration::ZERO).is_ok());
     }
 
     #[test]
@@ -221,7 +232,8 @@ mod tests {
         let users = Users::free_in(&range, 2, &[FIRST + 11, FIRST + 12]).expect("claimed").expect("free");
         assert_eq!(users.ids(), FIRST + 13..=FIRST + 14);
         assert!(Users::free_in(&range, 4, &[FIRST + 12]).expect("claimed").is_none());
-        let error = Users::first_of(&(FIRST + 20..=FIRST + 21), 3).expect_err("too few").to_string();
+        let error =
+            Users::first_of(&(FIRST + 20..=FIRST + 21), 3, Duration::ZERO).expect_err("too few").to_string();
         assert!(error.contains("2 user ids") && error.contains("MAX_JOBS is 3"), "{error}");
     }
 
