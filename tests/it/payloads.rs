@@ -166,6 +166,21 @@ fn a_payload_that_runs_or_waits_is_ended_first() {
     client.must_be_well_and_empty("two removals");
 }
 
+#[test]
+fn what_takes_long_to_end_is_202_and_removed_when_it_has() {
+    // Looked for after an eighth of that.
+    let client = Client::with(&[("KILL_GRACE", "600"), ("MAX_AGE", "16")]);
+    let id = client.run(&format!("trap '' TERM; {WAITS}"));
+    let begun = client.wait_for_file(&id, "begun");
+    let answer = delete(&client, &id);
+    assert_eq!((answer.status, answer.json("status").as_deref()), (202, Some("Killed")), "{}", answer.text());
+    assert!(begun.exists());
+    std::fs::write(begun.with_file_name("go"), "").unwrap();
+    let is_cleaned = || (client.get(&format!("/payloads/{id}")).json("status")? == "Cleaned").then_some(());
+    wait_for("the removal", is_cleaned);
+    wait_for("the directory", || client.directories().is_empty().then_some(()));
+}
+
 /// The caller has gone, and so has the client: the next life knows that it was asked for.
 #[test]
 fn a_removal_that_was_asked_for_is_done_by_the_next_life() {
