@@ -257,14 +257,16 @@ impl Connection {
         self.wire.holds(Some(turn));
         let timeout = self.shared.limits.disk_timeout;
         let watch = self.shared.threads.watch();
-        let mut patience = Patience::new(&watch, timeout);
-        let first = reader.next_within(Some(&mut patience));
+        let first = reader.next_within(Some(&mut Patience::new(&watch, timeout).with(self.wire.socket())));
         let (first, found) = match (first, found.get()) {
             (Ok(first), Some(found)) => (first, found),
             (first, _) => {
                 let has_begun = self.wire.is_served();
                 self.wire.holds(None);
                 let error = first.err().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+                if error.kind() == io::ErrorKind::ConnectionAborted {
+                    return Err(error);
+                }
                 return Ok(Err(match error.kind() {
                     io::ErrorKind::TimedOut if has_begun => HttpError::disk_stuck(timeout),
                     io::ErrorKind::TimedOut => HttpError::no_thread(timeout),
@@ -283,6 +285,7 @@ impl Connection {
         let message = self.head(sent.status, &headers, ending, sent.is_kept);
         // Of a HEAD nothing comes.
         let ending = if without_body { Ending::NoBody } else { ending };
+        let mut patience = Patience::new(&watch, timeout);
         let is_out = self.send_pieces(message, first, &mut reader, ending, &mut patience);
         if is_out.is_err() && ending == Ending::Close {
             // With an ordinary end, what has come would pass for all.

@@ -270,8 +270,12 @@ impl Reader {
                 }
                 None => {}
             }
-            if std::mem::take(&mut state.is_at_work) {
-                renew(patience.as_deref_mut());
+            if std::mem::take(&mut state.is_at_work)
+                && let Some(patience) = &mut patience
+            {
+                drop(state);
+                patience.sign_of_life()?;
+                continue;
             }
             let blocker = Blocker::current();
             state.waiting_reader = Some(Arc::clone(&blocker));

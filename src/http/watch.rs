@@ -14,6 +14,7 @@ use may::sync::Blocker;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
+use rustix::net::{self, RecvFlags};
 
 /// What the bell is known by; waits have the numbers after it.
 const BELL: u64 = 0;
@@ -206,13 +207,20 @@ impl<'c> Caller<'c> {
 /// How long one request may wait for what is not its caller's: its time runs while it waits, and anew when something moves.
 pub(super) struct Patience<'w> {
     watch: &'w Watch,
+    /// The connection of whoever waits as well.
+    caller: Option<BorrowedFd<'w>>,
     whole: Duration,
     left: Duration,
 }
 
 impl<'w> Patience<'w> {
     pub(super) fn new(watch: &'w Watch, whole: Duration) -> Self {
-        Self { watch, whole, left: whole }
+        Self { watch, caller: None, whole, left: whole }
+    }
+
+    /// The same, as long as the peer of this socket is there, which is looked at with each sign of life.
+    pub(super) fn with(self, caller: BorrowedFd<'w>) -> Self {
+        Self { caller: Some(caller), ..self }
     }
 
     /// Waits until `blocker` is woken by somebody; `TimedOut` if no time is left. Whoever waits looks again in any case.
@@ -232,6 +240,17 @@ impl<'w> Patience<'w> {
     /// Something has moved.
     pub(super) fn renew(&mut self) {
         self.left = self.whole;
+    }
+
+    /// Nothing has moved, but it is being worked on. `ConnectionAborted` if the caller has hung up: work that takes minutes is not
+    /// done for nobody.
+    pub(super) fn sign_of_life(&mut self) -> io::Result<()> {
+        self.renew();
+        let is_there = self.caller.is_none_or(|caller| {
+            let looked = net::recv(caller, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+            !matches!(looked, Ok((_, 0))) && matches!(looked, Ok(_) | Err(Errno::AGAIN | Errno::INTR))
+        });
+        if is_there { Ok(()) } else { Err(io::ErrorKind::ConnectionAborted.into()) }
     }
 }
 

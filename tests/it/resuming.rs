@@ -151,6 +151,21 @@ fn the_files_of_a_payload_that_failed_can_be_resumed_and_those_of_one_that_runs_
     fs::write(begun.with_file_name("go"), "").unwrap();
 }
 
+/// Making a large archive for its length alone takes a while.
+#[test]
+fn nothing_is_made_on_for_a_caller_that_has_hung_up() {
+    let client = Client::start();
+    let (id, _) = ended(&client, "seq 20000000 > numbers");
+    let path = format!("/retrieve/{id}");
+    let mut stream = connect(client.address);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nRange: bytes=30000000-\r\n\r\n").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    drop(stream);
+    client.wait_for_log("archive not sent to its end");
+    let head = wire::call(client.address, "HEAD", &path);
+    assert_eq!((head.status, head.header("content-length")), (200, None), "it came to its end");
+}
+
 /// A part that ends before the end does not fetch the result; one up to the end does.
 #[test]
 fn a_result_is_fetched_with_its_last_byte() {
