@@ -542,7 +542,7 @@ mod tests {
     #[test]
     fn payloads_run_as_root_or_by_ids() {
         let run_as = |value| read("RUN_AS", value).expect("accepted").run_as;
-        assert_eq!(run_as(""), None);
+        assert_eq!(Settings::from_lookup(|_| None).expect("defaults").run_as, None);
         assert_eq!(run_as("root"), Some(RunAs::Root));
         assert_eq!(run_as("10100-10115"), Some(RunAs::Ids(10_100..=10_115)));
         assert_eq!(run_as("7"), Some(RunAs::Ids(7..=7)));
