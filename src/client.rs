@@ -27,8 +27,10 @@ use crate::http::{self, Address, Changes, Listener, Server, SocketFile, Waiting}
 use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::logs::Logs;
+use crate::payload::Isolation;
 use crate::runner::{self, Runner};
 use crate::sandbox::users::{NoUsers, Users};
+use crate::sandbox::{self, Sandbox};
 use crate::settings::{Durable, Host, RunAs, Settings, Token};
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
@@ -105,9 +107,10 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let users = choose_users(settings, &data_path)?;
+    let sandbox = contain(settings, &data_path, users.clone())?;
     let user_ids = users.as_ref().map(|users| users.ids());
     let processors = Processors::usable();
-    let limits = runner_limits(settings, &processors, limits_at_start, users);
+    let limits = runner_limits(settings, &processors, limits_at_start, users, sandbox.clone());
     let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
     let running = Running::default();
     let (load, host) = look_after_host(settings)?;
@@ -164,7 +167,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     };
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
     let server = Server::start(listeners, http_limits(settings, room), threads, api);
-    tell_start(settings, &addresses.join(","), &data_path);
+    tell_start(settings, &addresses.join(","), &data_path, &sandbox.isolation());
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
@@ -186,6 +189,7 @@ fn runner_limits(
     processors: &Processors,
     limits_at_start: Vec<(Resource, Rlimit)>,
     users: Option<Arc<Users>>,
+    sandbox: Sandbox,
 ) -> runner::Limits {
     let usable = processors.count();
     if settings.job_cpus.is_some_and(|number| number as usize > usable) {
@@ -202,6 +206,7 @@ fn runner_limits(
         of_processes: rlimit::changed_since(limits_at_start),
         has_successor: settings.recover,
         users,
+        sandbox,
     }
 }
 
@@ -327,6 +332,24 @@ fn start_watchdog(runner: &Runner) -> Result<Notifier, StartError> {
     Ok(notifier)
 }
 
+/// What keeps payloads to what they were given, as far as this host can.
+fn contain(
+    settings: &Settings,
+    data_path: &DataPath,
+    users: Option<Arc<Users>>,
+) -> Result<Sandbox, StartError> {
+    let config = sandbox::Config {
+        mode: settings.sandbox,
+        allow_read: settings.allow_read.clone(),
+        allow_write: settings.allow_write.clone(),
+        has_network: settings.network,
+        data_path: data_path.path().to_owned(),
+        own_files: settings.token_file().map(Path::to_owned).into_iter().collect(),
+        users,
+    };
+    Sandbox::prepare(config).map_err(StartError::Setting)
+}
+
 /// What was set and has no effect.
 fn tell_ignored(settings: &Settings) {
     if settings.db_path_given {
@@ -421,17 +444,19 @@ fn http_limits(settings: &Settings, room: Room) -> http::Limits {
 }
 
 /// The one line that is never filtered away: whoever starts a client on port 0 reads the port here.
-fn tell_start(settings: &Settings, address: &str, data_path: &DataPath) {
-    log::write(
-        Level::Info,
-        "client listening",
-        &[
-            ("version", env!("CARGO_PKG_VERSION").to_value()),
-            ("address", address.to_value()),
-            ("data_path", data_path.path().display().to_value()),
-            ("slots", settings.max_jobs.to_value()),
-        ],
-    );
+fn tell_start(settings: &Settings, address: &str, data_path: &DataPath, isolation: &Isolation) {
+    let (enforced, missing) = (isolation.enforced.join(" "), isolation.missing.join("; "));
+    let data_path = data_path.path().display();
+    let missing = (!missing.is_empty()).then_some(("missing", missing.to_value()));
+    let fields = [
+        ("version", env!("CARGO_PKG_VERSION").to_value()),
+        ("address", address.to_value()),
+        ("data_path", data_path.to_value()),
+        ("slots", settings.max_jobs.to_value()),
+        ("enforced", enforced.to_value()),
+    ];
+    let fields: Vec<_> = fields.into_iter().chain(missing).collect();
+    log::write(Level::Info, "client listening", &fields);
 }
 
 /// Lets what runs come to its end, and results be fetched for a moment; ends at once on a second signal.

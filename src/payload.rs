@@ -128,6 +128,27 @@ impl fmt::Display for LeftOver {
     }
 }
 
+/// What was enforced for a payload, and what was not of that which should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, miniserde::Deserialize)]
+pub struct Isolation {
+    /// What holds: a word each, after a colon how, or which: `landlock:7`, `uid:10103`.
+    pub enforced: Vec<String>,
+    /// What does not, after a colon why.
+    pub missing: Vec<String>,
+}
+
+impl Isolation {
+    /// As JSON.
+    pub fn to_json(&self) -> String {
+        miniserde::json::to_string(self)
+    }
+
+    /// What [`Isolation::to_json`] made; `None` if it is anything else.
+    pub fn from_json(text: &str) -> Option<Self> {
+        miniserde::json::from_str(text).ok()
+    }
+}
+
 /// How a payload ended: what the runner tells the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -188,6 +209,8 @@ pub struct Payload {
     pub finished_at: Option<UnixMs>,
     /// How those ended that it left behind, where it did.
     pub left_over: Option<LeftOver>,
+    /// What was enforced for it, once started.
+    pub isolation: Option<Isolation>,
     /// What it used; the wall clock runs on while it does.
     pub usage: Usage,
     /// Whether anybody has fetched its result.
@@ -239,6 +262,7 @@ impl Payload {
             started_at: None,
             finished_at: None,
             left_over: None,
+            isolation: None,
             usage: Usage::default(),
             is_told: false,
             asked: None,
@@ -318,11 +342,15 @@ impl Payload {
             finished_at: self.finished_at.map(rfc3339),
             usage,
         });
-        // A field that few payloads have, and that the servers do not know: it is not there where it says nothing.
+        // Fields that the servers do not know: they are not there where they say nothing.
+        json.truncate(json.len() - 1);
         if let Some(left_over) = self.left_over {
-            json.truncate(json.len() - 1);
-            json.extend([",\"left_over\":\"", left_over.in_words(), "\"}"]);
+            json.extend([",\"left_over\":\"", left_over.in_words(), "\""]);
         }
+        if let Some(isolation) = &self.isolation {
+            json.extend([",\"isolation\":", &isolation.to_json()]);
+        }
+        json.push('}');
         json
     }
 }
@@ -396,6 +424,7 @@ mod tests {
             started_at: Some(1_795_493_400_250),
             finished_at: Some(1_795_493_401_000),
             left_over: None,
+            isolation: None,
             usage: Usage { wall_s: 0.75, user_s: 0.5, system_s: 0.0, max_rss_bytes: 4096 },
             is_told: false,
             asked: None,
@@ -415,6 +444,16 @@ mod tests {
         assert!(waiting.to_json().contains(r#""pid":0,"#));
         let left = Payload { left_over: Some(LeftOver::Terminated), ..waiting };
         assert!(left.to_json().ends_with(r#""max_rss_bytes":4096},"left_over":"ended by SIGTERM"}"#));
+        let isolation = Isolation {
+            enforced: vec!["landlock:7".to_owned(), "seccomp".to_owned()],
+            missing: vec!["private_tmp: no \"user namespaces\"".to_owned()],
+        };
+        assert_eq!(Isolation::from_json(&isolation.to_json()), Some(isolation.clone()));
+        let contained = Payload { isolation: Some(isolation), ..left };
+        assert!(contained.to_json().ends_with(concat!(
+            r#","left_over":"ended by SIGTERM","#,
+            r#""isolation":{"enforced":["landlock:7","seccomp"],"missing":["private_tmp: no \"user namespaces\""]}}"#
+        )));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! The only file with `unsafe`, each block one call wide. Nothing here knows what a payload is.
 
 mod call;
+pub mod landlock;
 
 use std::ffi::CStr;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -369,6 +370,13 @@ impl Child<'_> {
             code => Err(Errno::from_raw_os_error(code)),
         }
     }
+}
+
+/// A descriptor that a system call has given.
+fn owned(descriptor: usize) -> OwnedFd {
+    let descriptor = RawFd::try_from(descriptor).unwrap_or(-1);
+    // SAFETY: new, open, and nobody else's.
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
 /// A system call that writes to no memory of this process: an address among its arguments is of what the kernel reads.

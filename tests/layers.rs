@@ -43,7 +43,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("disk_threads", &["event"]),
     ("host", &["clock", "event", "log", "sys"]),
     ("limits", &["event", "metrics", "payload", "settings", "sys"]),
-    ("sandbox", &["event", "settings", "sys"]),
+    ("sandbox", &["event", "host", "payload", "settings", "sys"]),
     ("settings", &["log"]),
     ("store", &["clock", "metrics", "payload"]),
     // What all may know.

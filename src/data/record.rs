@@ -19,7 +19,7 @@ use crate::data::directory;
 use crate::data::place::Place;
 use crate::data::remove::remove_tree;
 use crate::data::slots;
-use crate::payload::{LAST_ID, LeftOver, Payload, PayloadId, Status, Usage};
+use crate::payload::{Isolation, LAST_ID, LeftOver, Payload, PayloadId, Status, Usage};
 
 /// Where version 0.1.0 had the record: in the payload's directory.
 const EARLIER_FILE: &str = ".orchestrator.payload";
@@ -83,6 +83,8 @@ pub struct Record {
     started_at: Option<UnixMs>,
     finished_at: Option<UnixMs>,
     left_over: Option<LeftOver>,
+    /// None where it was never started, or by a client that did not note it.
+    isolation: Option<Isolation>,
     usage: Usage,
     /// Whether anybody has fetched the result.
     told: Option<bool>,
@@ -114,6 +116,7 @@ impl Record {
             started_at: payload.started_at,
             finished_at: payload.finished_at,
             left_over: payload.left_over,
+            isolation: payload.isolation.clone(),
             usage: payload.usage,
             told: payload.is_told.then_some(true),
             asked: payload.asked.clone(),
@@ -178,6 +181,7 @@ impl Record {
             started_at: self.started_at,
             finished_at: self.finished_at,
             left_over: self.left_over,
+            isolation: self.isolation,
             usage: self.usage,
             is_told: self.told == Some(true),
             asked: self.asked,

@@ -11,6 +11,9 @@ use crate::event;
 /// Descriptors that are always there or soon may be: the runtime's own, and connections that are told that they are too many.
 const FIXED: u64 = 128;
 
+/// Places that payloads may open and that are kept open for them (`sandbox/rules`), at the most.
+const PLACES: u64 = 96;
+
 /// Of a payload: its logs, the pipes of MAX_LOG, and what its start needs for a moment.
 const PAYLOAD: u64 = 6;
 
@@ -55,7 +58,7 @@ pub fn changed_since(mut before: Vec<(Resource, Rlimit)>) -> Vec<(Resource, Rlim
 /// Raises the soft limit as far as needed and allowed. Gives how many of each may be there at once, so that none takes what another one that has
 /// begun still needs: a transfer has its descriptors with its thread.
 pub fn raise_descriptors(room: Room, slots: usize) -> Room {
-    let wanted = needed(room, slots);
+    let wanted = needed(room, slots, u64::MAX);
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {
         return room;
@@ -85,9 +88,21 @@ pub fn has_descriptors() -> bool {
     !descriptors.iter().any(|made| matches!(made, Err(Errno::MFILE | Errno::NFILE)))
 }
 
-fn needed(room: Room, slots: usize) -> u64 {
+/// How many places are kept open under this limit of descriptors. Those above that are opened when they are needed.
+fn places(limit: u64) -> u64 {
+    (limit / 8).min(PLACES)
+}
+
+/// The same under the limit of this process.
+pub fn places_now() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(places(limit)).unwrap_or(0)
+}
+
+fn needed(room: Room, slots: usize, limit: u64) -> u64 {
     let Room { connections, uploads, downloads, .. } = room;
     FIXED
+        + places(limit)
         + slots as u64 * PAYLOAD
         + connections as u64
         + uploads as u64 * UPLOAD
@@ -96,7 +111,7 @@ fn needed(room: Room, slots: usize) -> u64 {
 
 /// Transfers have what connections leave, but a quarter at the least.
 fn divide(granted: u64, room: Room, slots: usize) -> Room {
-    let left = granted.saturating_sub(FIXED + slots as u64 * PAYLOAD).max(granted / 4);
+    let left = granted.saturating_sub(FIXED + places(granted) + slots as u64 * PAYLOAD).max(granted / 4);
     let least = |number: u64, most: usize| usize::try_from(number).unwrap_or(most).clamp(1, most.max(1));
     let share = left.saturating_sub(room.connections as u64).max(left / 4);
     let uploads = least(share / (UPLOAD + DOWNLOAD), room.uploads);
@@ -113,9 +128,9 @@ mod tests {
 
     #[test]
     fn what_is_needed_is_enough_and_less_is_shared() {
-        for granted in [needed(ROOM, 4), 8192, 4096, 1024, 512] {
+        for granted in [needed(ROOM, 4, u64::MAX), 8192, 4096, 1024, 512] {
             let given = divide(granted, ROOM, 4);
-            assert!(needed(given, 4) <= granted, "{granted}: {given:?}");
+            assert!(needed(given, 4, granted) <= granted, "{granted}: {given:?}");
             assert!(given.connections as u64 >= granted.min(8192) / 4, "{granted}: {given:?}");
         }
         assert_eq!(divide(0, ROOM, 4), Room { connections: 1, refusals: 64, uploads: 1, downloads: 1 });

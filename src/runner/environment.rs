@@ -121,6 +121,17 @@ impl Environment {
         OsStr::from_bytes(path.unwrap_or_default())
     }
 
+    /// Leaves directories out of `PATH`: a shell would find programs there that payloads may not execute, and look no further.
+    pub(super) fn leave_out_of_path(&mut self, is_closed: impl Fn(&Path) -> bool) {
+        let open = std::env::split_paths(self.path()).filter(|directory| !is_closed(directory));
+        // What was one of several has no colon in it.
+        let path = std::env::join_paths(open).ok().and_then(|path| variable(OsStr::new("PATH"), &path));
+        let old = self.shared.iter_mut().find(|variable| variable.to_bytes().starts_with(b"PATH="));
+        if let (Some(old), Some(path)) = (old, path) {
+            *old = path;
+        }
+    }
+
     /// The variables of all payloads.
     pub(super) fn shared(&self) -> &[CString] {
         &self.shared

@@ -35,6 +35,7 @@ use crate::host::strain::Strain;
 use crate::limits::{self, Cgroups, Entry, Grant, Group, Limit, Processors, Running, Taken};
 use crate::metrics;
 use crate::payload::{LeftOver, Outcome, PayloadId, Status};
+use crate::sandbox::Sandbox;
 use crate::sandbox::always;
 use crate::sandbox::users::Users;
 use crate::store::Store;
@@ -64,7 +65,7 @@ const STOPPED: &str = "the client was stopped";
 /// What the runner is told.
 enum Event {
     /// Start this payload, unless it has been killed meanwhile.
-    Start(Ready),
+    Start(Box<Ready>),
     /// End the processes of this payload; the store says `Killed` already.
     Kill(PayloadId),
     /// As `Kill`, by SIGKILL: the host has no time to lose.
@@ -96,6 +97,8 @@ pub struct Limits {
     pub has_successor: bool,
     /// As whom payloads run; `None` for the client's own user.
     pub users: Option<Arc<Users>>,
+    /// What keeps payloads to what they were given.
+    pub sandbox: Sandbox,
 }
 
 /// A handle to the runner; cheap to clone.
@@ -131,8 +134,8 @@ impl Runner {
         let (events, inbox) = inbox()?;
         let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
-        let launcher =
-            Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), limits.users.clone())?);
+        let (users, sandbox) = (limits.users.clone(), limits.sandbox.clone());
+        let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), users, sandbox)?);
         always::close_to_others();
         let ends = Ends { store: store.clone(), records };
         let starter = Starter::new(
@@ -367,7 +370,7 @@ impl Work {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Start(ready) => self.start(ready),
+            Event::Start(ready) => self.start(*ready),
             Event::Kill(id) => self.kill(id),
             Event::KillAtOnce(id) => self.kill_at_once(id),
             Event::Drain(deadline, done) => {
@@ -391,7 +394,7 @@ impl Work {
         let processors = grant.get(Limit::Processors).and_then(|number| self.processors.take(number));
         let limits = limits::calls(&grant, processors.as_ref(), ready.group.as_deref());
         let started = Instant::now();
-        match self.launcher.start(id, ready.slot, &ready.directory, &ready.streams, limits) {
+        match self.launcher.start(id, ready.slot, &ready.directory, &ready.streams, limits, &ready.plan) {
             Ok(pid) => {
                 let Ready { slot, directory, streams, group, claimed, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {

@@ -24,6 +24,7 @@ use crate::limits::RequestError;
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
 use crate::sandbox::users::Users;
+use crate::sandbox::{Plan, Sandbox};
 use crate::sys::{self, Call, Command, SpawnError};
 
 /// The usual shells, which an image FROM scratch has not.
@@ -55,12 +56,18 @@ pub(super) enum StartError {
     Record(io::Error),
     #[error("its directory for temporary files cannot be made: {0}")]
     Temporary(io::Error),
+    #[error("what it may open cannot be settled: {0}")]
+    Plan(io::Error),
     #[error("cannot create {file}: {source}")]
     Log { file: &'static str, source: io::Error },
     #[error(
         "run.sh asks for the interpreter {0}, which does not exist here; install it or change the #! line"
     )]
     NoInterpreter(String),
+    #[error(
+        "run.sh asks for the interpreter {0}, which payloads may not execute here; name its place in ALLOW_READ"
+    )]
+    ClosedInterpreter(String),
     #[error(
         "run.sh asks for the shell {0}, and this system has none; use an image that has one (FROM scratch has not), or make run.sh a static ELF file"
     )]
@@ -106,6 +113,7 @@ impl StartError {
             | Self::Owner(error)
             | Self::Record(error)
             | Self::Temporary(error)
+            | Self::Plan(error)
             | Self::Call { source: error, .. }
             | Self::Log { source: error, .. }
             | Self::NoProcess(error)
@@ -125,6 +133,7 @@ pub(super) struct Launcher {
     oom_score: Option<OomScore>,
     /// As whom payloads run; `None` for this process's own user.
     users: Option<Arc<Users>>,
+    sandbox: Sandbox,
     /// What runs scripts without a `#!` line.
     shell: Option<PathBuf>,
 }
@@ -155,14 +164,16 @@ impl Launcher {
         max_log: Option<u64>,
         limits: Vec<(Resource, Rlimit)>,
         users: Option<Arc<Users>>,
+        sandbox: Sandbox,
     ) -> io::Result<Self> {
         let stdin = File::open("/dev/null")
             .map_err(|error| io::Error::new(error.kind(), format!("cannot open /dev/null: {error}")))?;
         let outputs = max_log.map(Outputs::start).transpose()?;
-        let environment = Environment::new();
+        let mut environment = Environment::new();
+        environment.leave_out_of_path(|directory| sandbox.is_closed(directory));
         let shell = find_shell(environment.path());
         let (always, oom_score) = (always::calls(limits), OomScore::open());
-        Ok(Self { environment, stdin, outputs, always, oom_score, users, shell })
+        Ok(Self { environment, stdin, outputs, always, oom_score, users, sandbox, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -171,6 +182,11 @@ impl Launcher {
         let stdout = self.output(id, directory, STDOUT_FILE, &mut outputs)?;
         let stderr = self.output(id, directory, STDERR_FILE, &mut outputs)?;
         Ok(Streams { stdout, stderr, outputs })
+    }
+
+    /// What the payload in `directory` is started with. May wait for the disk.
+    pub(super) fn plan(&self, directory: &Path, slot: usize) -> io::Result<Plan> {
+        self.sandbox.plan(&[directory, &temporary::path_of(directory)], slot)
     }
 
     /// Whether the logs of the payload in `directory` could be created now. Leaves them, empty.
@@ -215,10 +231,13 @@ impl Launcher {
         directory: &Path,
         streams: &Streams,
         limits: Vec<Call>,
+        plan: &Plan,
     ) -> Result<u32, StartError> {
         let mut calls: Vec<Call> = limits.into_iter().chain(self.always.iter().cloned()).collect();
         // From there on it has no more rights than any user.
         calls.extend(self.users.iter().flat_map(|users| users.calls(slot)));
+        // The last: it may deny what the others need.
+        calls.extend(plan.calls.iter().cloned());
         let own = Environment::own(id, directory, &temporary::path_of(directory));
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
@@ -245,12 +264,23 @@ impl Launcher {
                 let c_string =
                     |text: &OsStr| CString::new(text.as_bytes()).map_err(|e| StartError::Spawn(e.into()));
                 let (program, name) = (c_string(shell.as_os_str())?, c_string(name)?);
-                let pid = command(&program, &[&name, c"./run.sh"]).map_err(|error| why(error, directory))?;
+                let pid =
+                    command(&program, &[&name, c"./run.sh"]).map_err(|error| self.why(error, directory))?;
                 event!(Info, "run.sh has no #! line; a shell runs it", payload = id, shell = shell.display());
                 Ok(pid)
             }
-            Err(error) => Err(why(error, directory)),
+            Err(error) => Err(self.why(error, directory)),
             Ok(pid) => Ok(pid),
+        }
+    }
+
+    /// Where the interpreter is there, and payloads may not execute it, the table is to blame.
+    fn why(&self, error: SpawnError, directory: &Path) -> StartError {
+        match (&error, script::interpreter(directory)) {
+            (SpawnError::Program(_), Some(path)) if self.sandbox.is_closed(Path::new(&path)) => {
+                StartError::ClosedInterpreter(path)
+            }
+            _ => why(error, directory),
         }
     }
 
@@ -339,9 +369,10 @@ mod tests {
             thread::sleep(BUSY_PAUSE * 20);
             drop(script);
         });
-        let launcher = Launcher::new(None, Vec::new(), None).expect("/dev/null");
+        let launcher = Launcher::new(None, Vec::new(), None, Sandbox::off(None)).expect("/dev/null");
         let streams = launcher.open_streams(1, &directory).expect("created");
-        let pid = launcher.start(1, 0, &directory, &streams, Vec::new()).expect("started");
+        let plan = launcher.plan(&directory, 0).expect("made");
+        let pid = launcher.start(1, 0, &directory, &streams, Vec::new(), &plan).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

@@ -24,6 +24,7 @@ use crate::event;
 use crate::host::strain::Strain;
 use crate::limits::{Cgroups, Grant, Group, Request};
 use crate::payload::{Outcome, Payload, PayloadId, Status};
+use crate::sandbox::Plan;
 
 /// Between two attempts to start something while the host lacks what that takes.
 const RETRY_PAUSE: Duration = Duration::from_millis(400);
@@ -106,6 +107,7 @@ pub(super) struct Ready {
     pub(super) group: Option<Arc<Group>>,
     /// When it got its slot.
     pub(super) claimed: Instant,
+    pub(super) plan: Plan,
 }
 
 impl Starter {
@@ -262,7 +264,7 @@ impl Starter {
 
     fn make_ready(&self, payload: &Payload, slot: usize) {
         match self.prepare(payload, slot) {
-            Ok(ready) => self.ready.send(Event::Start(ready)),
+            Ok(ready) => self.ready.send(Event::Start(Box::new(ready))),
             Err(error) => {
                 self.not_started(payload.id, &payload.loc, &error);
                 self.free_slot(slot);
@@ -346,10 +348,14 @@ impl Starter {
         temporary::make(&directory).map_err(StartError::Temporary)?;
         self.hand_over.give(&directory, slot).map_err(StartError::Owner)?;
         streams.give(self.hand_over.user_of(slot)).map_err(StartError::Owner)?;
+        let plan = self.launcher.plan(&directory, slot).map_err(StartError::Plan)?;
+        if let Err(error) = self.ends.store.set_isolation(payload.id, &plan.isolation) {
+            event!(Error, "cannot note what is enforced", payload = payload.id, error = error.to_string());
+        }
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
         let group = self.group(payload.id, &grant);
-        Ok(Ready { id: payload.id, slot, directory, streams, claimed, grant, group })
+        Ok(Ready { id: payload.id, slot, directory, streams, claimed, grant, group, plan })
     }
 
     /// Without it what the payload uses is looked at.

@@ -1,5 +1,193 @@
-//! What a payload may do, as data: the steps that its process takes before its program, made by the parent. Nothing here starts
-//! or ends a process.
+//! What a payload may do, how that is enforced on this host, and what it got. Data and decisions: the system calls are made by the
+//! child of [`crate::sys::spawn`], from the plan that is made here.
 
 pub mod always;
+mod filter;
+mod probe;
+mod receipt;
+mod rules;
+mod table;
 pub mod users;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use libc::sock_filter;
+
+use crate::event;
+use crate::payload::Isolation;
+use crate::settings::SandboxMode;
+use crate::sys::Call;
+use filter::Around;
+use receipt::Layers;
+use rules::Rules;
+use table::{Access, Facts, Table, Temporary, User};
+use users::Users;
+
+/// What the client was told of containment.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// SANDBOX.
+    pub mode: SandboxMode,
+    /// ALLOW_READ.
+    pub allow_read: Vec<PathBuf>,
+    /// ALLOW_WRITE.
+    pub allow_write: Vec<PathBuf>,
+    /// NETWORK.
+    pub has_network: bool,
+    /// Where the payload directories are.
+    pub data_path: PathBuf,
+    /// Files of the client that payloads may not read, such as TOKEN_FILE.
+    pub own_files: Vec<PathBuf>,
+    /// As whom payloads run; `None` for the client's own user.
+    pub users: Option<Arc<Users>>,
+}
+
+/// How payloads are contained here; cheap to clone.
+#[derive(Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("layers", &self.0.layers).finish_non_exhaustive()
+    }
+}
+
+struct Inner {
+    is_off: bool,
+    has_network: bool,
+    layers: Layers,
+    users: Option<Arc<Users>>,
+    table: Option<Table>,
+    rules: Option<Rules>,
+    /// Programs for payloads with the network, and without.
+    filters: Option<[Arc<[sock_filter]>; 2]>,
+}
+
+/// What one payload is started with.
+pub struct Plan {
+    /// In the order in which the child makes them, after all that it needs more rights for.
+    pub calls: Vec<Call>,
+    /// What they enforce.
+    pub isolation: Isolation,
+}
+
+impl Sandbox {
+    /// Tries what the host gives. Fails where SANDBOX=strict asks for more, with what is missing and what would give it.
+    pub fn prepare(config: Config) -> Result<Self, String> {
+        if config.mode == SandboxMode::Off {
+            event!(Warn, "payloads are not contained: SANDBOX=off");
+            return Ok(Self::off(config.users));
+        }
+        let mut layers =
+            Layers { rules: probe::rules(), ..Layers::none("payloads have no namespaces of their own here") };
+        let are_others_apart = layers.rooms.is_ok() || config.users.is_some();
+        let filters = [true, false].map(|has_network| {
+            let around = Around {
+                others_are_untraceable: layers.rules.is_ok() || are_others_apart,
+                others_are_unchangeable: are_others_apart,
+                has_network: has_network || layers.no_network.is_ok(),
+            };
+            Arc::<[sock_filter]>::from(filter::program(around))
+        });
+        layers.filter = probe::filter(Arc::clone(&filters[0]));
+        let table = Table::new(&Facts {
+            data_path: config.data_path,
+            own_files: config.own_files,
+            allow_read: config.allow_read,
+            allow_write: config.allow_write,
+            user: user_of(config.users.as_deref()),
+            temporary: match (&layers.rooms, &config.users) {
+                (Ok(()), _) => Temporary::Private,
+                (Err(_), Some(_)) => Temporary::Removed,
+                (Err(_), None) => Temporary::Closed,
+            },
+        });
+        for place in table.absent() {
+            event!(
+                Warn,
+                "a place of ALLOW_READ or ALLOW_WRITE is not there, and not given",
+                place = place.display()
+            );
+        }
+        let rules = layers.rules.as_ref().ok().map(|version| Rules::new(*version, table.clone()));
+        let filters = layers.filter.is_ok().then_some(filters);
+        let (has_network, users) = (config.has_network, config.users);
+        let this = Self(Arc::new(Inner {
+            is_off: false,
+            has_network,
+            layers,
+            users,
+            table: Some(table),
+            rules,
+            filters,
+        }));
+        let missing = this.isolation().missing;
+        if config.mode == SandboxMode::Strict && !missing.is_empty() {
+            let missing = missing.join("; ");
+            return Err(format!("SANDBOX=strict asks for more than can be enforced here: {missing}"));
+        }
+        Ok(this)
+    }
+
+    /// With nothing but what always holds.
+    pub fn off(users: Option<Arc<Users>>) -> Self {
+        let layers = Layers::none("SANDBOX=off");
+        Self(Arc::new(Inner {
+            is_off: true,
+            has_network: true,
+            layers,
+            users,
+            table: None,
+            rules: None,
+            filters: None,
+        }))
+    }
+
+    /// What a payload of the usual kind gets here.
+    pub fn isolation(&self) -> Isolation {
+        let ids = self.0.users.as_ref().map(|users| users.ids());
+        self.isolation_with(self.0.has_network, ids.map(|ids| format!("{}-{}", ids.start(), ids.end())))
+    }
+
+    fn isolation_with(&self, has_network: bool, own_user: Option<String>) -> Isolation {
+        let is_root = own_user.is_none() && rustix::process::geteuid().is_root();
+        let layers = Layers { own_user, is_root, ..self.0.layers.clone() };
+        if self.0.is_off { receipt::off(&layers) } else { receipt::isolation(&layers, has_network) }
+    }
+
+    /// Whether payloads may not execute what is at `path`, where that is the table's doing.
+    pub fn is_closed(&self, path: &Path) -> bool {
+        let Some(table) = &self.0.table else { return false };
+        path.canonicalize().is_ok_and(|path| table.access(&path) < Access::Read)
+    }
+
+    /// What the payload of a slot is started with that may do all in its `own` directories. Asks the disk.
+    pub fn plan(&self, own: &[&Path], slot: usize) -> io::Result<Plan> {
+        let has_network = self.0.has_network;
+        let mut calls = Vec::new();
+        if let Some(rules) = &self.0.rules {
+            let has_network = has_network || self.0.layers.no_network.is_ok();
+            calls.push(Call::Landlock(Arc::new(rules.ruleset(own, has_network)?)));
+        }
+        if let Some(filters) = &self.0.filters {
+            // The last: it may deny what the others need.
+            calls.push(Call::Filter(Arc::clone(&filters[usize::from(!has_network)])));
+        }
+        let user = self.0.users.as_ref().map(|users| users.of_slot(slot).to_string());
+        Ok(Plan { calls, isolation: self.isolation_with(has_network, user) })
+    }
+}
+
+/// As whom payloads run. Users of their own are all alike to the files of the system.
+fn user_of(users: Option<&Users>) -> User {
+    if let Some(users) = users {
+        return User { uid: *users.ids().start(), gids: Vec::new() };
+    }
+    let gids = rustix::process::getgroups().unwrap_or_default();
+    let gids =
+        gids.into_iter().chain([rustix::process::getegid()]).map(rustix::process::Gid::as_raw).collect();
+    User { uid: rustix::process::geteuid().as_raw(), gids }
+}

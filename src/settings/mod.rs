@@ -100,6 +100,14 @@ pub struct Settings {
     pub max_pressure: Option<u32>,
     /// How many bytes of each output of a payload are kept; `None` for all.
     pub max_log: Option<u64>,
+    /// Whether and how payloads are kept to what they were given.
+    pub sandbox: SandboxMode,
+    /// More places that payloads may read.
+    pub allow_read: Vec<PathBuf>,
+    /// More places that payloads may write.
+    pub allow_write: Vec<PathBuf>,
+    /// Whether payloads may use the network.
+    pub network: bool,
     /// How many threads compress one archive.
     pub zip_threads: usize,
     /// Whether a start takes up the payloads of the life before.
@@ -172,6 +180,10 @@ impl Settings {
             max_temperature: reader.count(&table::MAX_TEMPERATURE)?,
             max_pressure: reader.count(&table::MAX_PRESSURE)?,
             max_log: reader.size(&table::MAX_LOG)?,
+            sandbox: reader.value(&table::SANDBOX, word)?,
+            allow_read: reader.places(&table::ALLOW_READ)?,
+            allow_write: reader.places(&table::ALLOW_WRITE)?,
+            network: reader.value(&table::NETWORK, switch)?,
             zip_threads: reader.number(&table::ZIP_THREADS)?,
             recover: reader.value(&table::RECOVER, switch)?,
             durable: reader.value(&table::DURABLE, word)?,
@@ -352,6 +364,14 @@ impl Reader<'_> {
         })
     }
 
+    /// Absolute paths with colons between them. They need not be UTF-8.
+    fn places(&self, setting: &Setting) -> Result<Vec<PathBuf>, SettingError> {
+        let given = (self.lookup)(setting).map(|(_, value)| value).unwrap_or_default();
+        let places: Vec<PathBuf> =
+            std::env::split_paths(&given).filter(|place| place != Path::new("")).collect();
+        if places.iter().all(|place| place.is_absolute()) { Ok(places) } else { Err(self.refused(setting)) }
+    }
+
     fn refused(&self, setting: &Setting) -> SettingError {
         let (source_name, value) =
             (self.lookup)(setting).unwrap_or_else(|| (setting.name.to_owned(), setting.default.into()));
@@ -418,6 +438,18 @@ fn head_of(path: &Path) -> io::Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Whether and how payloads are kept to what they were given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SandboxMode {
+    /// As far as the host can.
+    Best,
+    /// All of it, or the client does not start.
+    Strict,
+    /// Not.
+    Off,
+}
+
 fn switch(text: &str) -> Option<bool> {
     match text {
         "on" => Some(true),
@@ -465,6 +497,9 @@ mod tests {
             ("RECOVER", &["yes", "ON"]),
             ("DURABLE", &["1"]),
             ("LOG", &["verbose", "INFO"]),
+            ("SANDBOX", &["on", "Best"]),
+            ("ALLOW_READ", &["here", "/a:b", "~/venv"]),
+            ("NETWORK", &["none"]),
             ("LOG_FORMAT", &["xml"]),
         ] {
             for value in values {
@@ -537,6 +572,13 @@ mod tests {
         assert_eq!(settings("MEMORY_LIMIT", "2G").memory_limit, Some(2 << 30));
         assert_eq!(settings("JOB_CPUS", "65536").max_jobs, 1, "as many as have their own processors");
         assert_eq!(settings("KILL_GRACE", "250ms").kill_grace, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn places_stand_with_colons_between_them() {
+        let given = |value| read("ALLOW_WRITE", value).expect("accepted").allow_write;
+        assert_eq!(given("/a:/b c:"), [Path::new("/a"), Path::new("/b c")]);
+        assert!(given("").is_empty());
     }
 
     #[test]

@@ -82,6 +82,7 @@ const TIME_OR_NONE: Takes = Takes::Time(0);
 const COUNT_OR_NONE: Takes = Number(0, u32::MAX);
 const SIZE: Takes = Size(0);
 const SWITCH: Takes = Words(&["on", "off"]);
+const PLACES: Takes = Text("absolute paths with colons between them, such as /srv/sets:/home/pi/venv");
 
 pub(super) const PORT: Setting = Setting {
     name: "PORT",
@@ -257,6 +258,26 @@ pub(super) const MAX_LOG: Setting = Setting {
     accepts: Size(1024),
     help: "bytes of standard output, and of standard error, that are kept: head and tail; 0: all",
 };
+pub(super) const SANDBOX: Setting = Setting {
+    name: "SANDBOX",
+    default: "best",
+    accepts: Words(&["best", "strict", "off"]),
+    help: "payloads are kept to what they were given: as far as the host can, or no start without, or not",
+};
+pub(super) const ALLOW_READ: Setting = Setting {
+    name: "ALLOW_READ",
+    default: "none",
+    accepts: PLACES,
+    help: "more places that payloads may read, and execute what is there",
+};
+pub(super) const ALLOW_WRITE: Setting = Setting {
+    name: "ALLOW_WRITE",
+    default: "none",
+    accepts: PLACES,
+    help: "more places that payloads may write too, and devices that they may use",
+};
+pub(super) const NETWORK: Setting =
+    Setting { name: "NETWORK", default: "on", accepts: SWITCH, help: "whether payloads may use the network" };
 pub(super) const ZIP_THREADS: Setting = Setting {
     name: "ZIP_THREADS",
     default: "1",
@@ -355,6 +376,10 @@ pub const ALL: &[Setting] = &[
     MAX_TEMPERATURE,
     MAX_PRESSURE,
     MAX_LOG,
+    SANDBOX,
+    ALLOW_READ,
+    ALLOW_WRITE,
+    NETWORK,
     ZIP_THREADS,
     RECOVER,
     DURABLE,

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::clock::{MonotonicMs, monotonic_ms, now_ms};
 use crate::metrics;
-use crate::payload::{LeftOver, Outcome, Payload, PayloadId, Status, Usage};
+use crate::payload::{Isolation, LeftOver, Outcome, Payload, PayloadId, Status, Usage};
 
 const SCHEMA: &str = include_str!("schema.sql");
 
@@ -22,7 +22,7 @@ macro_rules! with_columns {
         concat!(
             $($sql,)*
             " id, status, unnoted, loc, pid, killed, exit_code, signal, error, created_at, started_at, finished_at, ",
-            "wall_s, user_s, system_s, max_rss_bytes, left_over, told, asked, unwanted, idempotency_key ",
+            "wall_s, user_s, system_s, max_rss_bytes, left_over, told, asked, unwanted, idempotency_key, isolation ",
             $($rest)?
         )
     };
@@ -189,7 +189,7 @@ impl Store {
     /// Lets a payload wait again that was claimed and could not be started. Gives it; `None` if it has been killed meanwhile.
     pub fn put_back(&self, id: PayloadId) -> Result<Option<Payload>, StoreError> {
         let sql = with_columns!(
-            "UPDATE payload SET status = 'Prepared', started_at = NULL, pid = NULL ",
+            "UPDATE payload SET status = 'Prepared', started_at = NULL, pid = NULL, isolation = NULL ",
             "WHERE id = ?1 AND status = 'Running' AND unnoted IS NULL RETURNING"
         );
         let mut inner = self.lock();
@@ -221,6 +221,13 @@ impl Store {
         if let Some(told) = self.on_start.get() {
             told(id);
         }
+        Ok(())
+    }
+
+    /// Notes what is enforced for a payload that is about to be started.
+    pub fn set_isolation(&self, id: PayloadId, isolation: &Isolation) -> Result<(), StoreError> {
+        let sql = "UPDATE payload SET isolation = ?2 WHERE id = ?1";
+        self.lock().change(sql, params![id, isolation.to_json()])?;
         Ok(())
     }
 
@@ -412,9 +419,9 @@ impl Inner {
     fn insert(&mut self, payload: &Payload, oldest: MonotonicMs) -> Result<(), StoreError> {
         let sql = "INSERT INTO payload (id, status, loc, pid, killed, exit_code, signal, error, created_at, started_at, \
                    finished_at, wall_s, user_s, system_s, max_rss_bytes, ended_clock, left_over, told, unnoted, \
-                   asked, queued_clock, unwanted, idempotency_key) \
+                   asked, queued_clock, unwanted, idempotency_key, isolation) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
-                   ?22, ?23)";
+                   ?22, ?23, ?24)";
         let usage = payload.usage;
         // One of an earlier life is as old as the wall clock says, which may have been set since; from here on it ages by the other
         // clock.
@@ -447,6 +454,7 @@ impl Inner {
                 monotonic_ms(),
                 payload.is_unwanted,
                 payload.idempotency_key,
+                payload.isolation.as_ref().map(Isolation::to_json),
             ],
         )?;
         self.waiting += u32::from(payload.status == Status::Prepared && payload.unnoted.is_none());
@@ -503,6 +511,7 @@ fn payload_of(row: &Row<'_>) -> rusqlite::Result<Payload> {
         asked: row.get(18)?,
         is_unwanted: row.get(19)?,
         idempotency_key: row.get(20)?,
+        isolation: row.get_ref(21)?.as_str_or_null()?.and_then(Isolation::from_json),
     })
 }
 
@@ -573,6 +582,7 @@ mod tests {
             started_at: Some(5),
             asked: Some("time_limit=2h".to_owned()),
             idempotency_key: Some("key".to_owned()),
+            isolation: Some(Isolation { enforced: vec!["seccomp".to_owned()], missing: Vec::new() }),
             ..Payload::prepared(8, "/ended".into()).ended(&failed).noted()
         };
         store.restore(&ended, MonotonicMs::MAX).expect("restored");

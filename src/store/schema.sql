@@ -15,6 +15,7 @@ CREATE TABLE payload (
     started_at    INTEGER,
     finished_at   INTEGER,
     left_over     TEXT,    -- how those ended that it left behind
+    isolation     TEXT,    -- what was enforced for it, as JSON
     refused       INTEGER NOT NULL DEFAULT 0, -- whether the disk has not taken its end
     queued_clock  INTEGER NOT NULL DEFAULT 0, -- since when it waits in this life
     ended_clock   INTEGER, -- when its end was noted, for its age

@@ -105,7 +105,7 @@ fn a_result_that_fills_the_disk_comes_with_its_exit_code() {
 #[test]
 fn a_payload_without_an_inode_for_its_logs_waits_until_there_is_one_also_over_a_restart() {
     let Some(disk) = SmallDisk::mount("size=4m,nr_inodes=64") else { return };
-    let client = client_at(disk.path(), &[]);
+    let client = client_at(disk.path(), &uncontained(&[]));
     let script = "#!/bin/sh\nwhile ! [ -e full ]; do sleep 0.02; done\nn=0\nwhile : > f$n; do n=$((n+1)); done 2>/dev/null\n";
     let filler = client.run(script);
     let directory = client.loc(&filler);
@@ -121,7 +121,7 @@ fn a_payload_without_an_inode_for_its_logs_waits_until_there_is_one_also_over_a_
     });
     assert_eq!(client.get("/health").status, 200);
     client.kill();
-    let next = client_at(disk.path(), &[]);
+    let next = client_at(disk.path(), &uncontained(&[]));
     wait_for("an attempt of the next life", || {
         next.log().contains("payloads cannot be started now, and wait").then_some(())
     });
@@ -165,7 +165,7 @@ fn a_zip_that_needs_a_full_disk_is_visibly_cut_and_whole_when_there_is_room() {
 #[test]
 fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
     let (_home, data) = place();
-    let client = client_at(&data, &[]);
+    let client = client_at(&data, &uncontained(&[]));
     let journal = data.with_file_name("journal");
     let running = client.run(&until_go("echo result > made"));
     let directory = client.wait_for_file(&running, "pid").parent().unwrap().to_owned();
@@ -203,7 +203,7 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
         records.all(|text| !text.contains("Prepared") && !text.contains("Running")).then_some(())
     });
     client.kill();
-    let next = client_at(&data, &[]);
+    let next = client_at(&data, &uncontained(&[]));
     assert_eq!(get(&next, &running).file("made"), "result\n");
     assert_eq!(status_of(&get(&next, &killed)), "Killed");
     next.result(&next.run("true"));
@@ -358,7 +358,7 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
     ] {
         let (_home, data) = place();
         let journal = data.with_file_name("journal");
-        let client = client_at(&data, &[]);
+        let client = client_at(&data, &uncontained(&[]));
         let first = client.run(&until_go(""));
         let first_directory = client.wait_for_file(&first, "pid").parent().unwrap().to_owned();
         let id = client.run(&format!("echo ran >> {}", journal.display()));
@@ -383,7 +383,7 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
         wait_for("the record", || record_of(path.parent().unwrap()).contains("Failed").then_some(()));
         client.result(&client.run("true"));
         client.kill();
-        let next = client_at(&data, &[]);
+        let next = client_at(&data, &uncontained(&[]));
         assert_eq!(get(&next, &id).text(), told.text());
         next.result(&next.run("true"));
         assert!(!journal.exists(), "{file}: it was run");
@@ -394,7 +394,7 @@ fn a_payload_that_cannot_be_noted_or_logged_at_its_start_fails_for_good() {
 fn a_kill_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
     let (_home, data) = place();
     let journal = data.with_file_name("journal");
-    let client = client_at(&data, &[]);
+    let client = client_at(&data, &uncontained(&[]));
     let running = client.run(&until_go(""));
     client.wait_for_file(&running, "pid");
     let waiting = client.run(&format!("echo ran >> {}", journal.display()));
@@ -424,7 +424,7 @@ fn a_kill_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
         assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
     }
     client.kill();
-    let next = client_at(&data, &[]);
+    let next = client_at(&data, &uncontained(&[]));
     for id in [&waiting, &running] {
         assert_eq!(status_of(&get(&next, id)), "Killed");
     }
@@ -437,7 +437,7 @@ fn a_kill_that_cannot_be_noted_is_told_to_nobody_before_it_is() {
 fn a_data_path_that_is_away_for_longer_than_max_age_brings_nothing_back() {
     let (home, data) = place();
     let journal = data.with_file_name("journal");
-    let client = client_at(&data, &[("MAX_AGE", "1")]);
+    let client = client_at(&data, &uncontained(&[("MAX_AGE", "1")]));
     let running = client.run(&until_go(""));
     client.wait_for_file(&running, "pid");
     let waiting = client.run(&format!("echo ran >> {}", journal.display()));
@@ -457,7 +457,7 @@ fn a_data_path_that_is_away_for_longer_than_max_age_brings_nothing_back() {
     wait_for_state(&client, 200, 200);
     wait_for("the removal of both", || client.directories().is_empty().then_some(()));
     drop(client);
-    let next = client_at(&data, &[]);
+    let next = client_at(&data, &uncontained(&[]));
     next.result(&next.run("true"));
     assert_eq!(get(&next, &waiting).error(404), "unknown_id");
     assert!(!journal.exists());
@@ -837,7 +837,7 @@ fn a_disk_that_is_slow_to_look_at_holds_up_no_other_connection() {
 fn uploads_to_a_disk_that_hangs_are_told_so_in_time_and_none_becomes_a_payload_when_it_is_back() {
     let Some(disk) = SmallDisk::ext4() else { return };
     let data = disk.path().join("data");
-    let client = client_at(&data, &[("DISK_TIMEOUT", "2s")]);
+    let client = client_at(&data, &uncontained(&[("DISK_TIMEOUT", "2s")]));
     let journal = tempfile::NamedTempFile::new().unwrap();
     let script = format!("#!/bin/sh\necho ran >> {}\n", journal.path().display());
     let address = client.address;
@@ -880,7 +880,7 @@ fn uploads_to_a_disk_that_hangs_are_told_so_in_time_and_none_becomes_a_payload_w
     wait_for("the end of their directories", || (client.directories().len() == 1).then_some(()));
     client.must_be_well_and_empty("a disk that hung");
     client.kill();
-    let next = client_at(&data, &[]);
+    let next = client_at(&data, &uncontained(&[]));
     next.result(&next.run("true"));
     assert_eq!(next.directories().len(), 2);
     assert_eq!(fs::read_to_string(journal.path()).unwrap(), "");

@@ -172,7 +172,7 @@ fn a_payload_sees_as_many_cpus_as_it_may_use() {
     let seen = client.result(&client.run("#!/bin/sh\nnproc\n"));
     assert_eq!(seen.file(".orchestrator.out"), "1\n");
     // So many at once as have their own.
-    assert!(client.log().contains(&format!(" slots={}\n", cpus())), "{}", client.log());
+    assert!(client.log().contains(&format!(" slots={} ", cpus())), "{}", client.log());
     let free = Client::start();
     let seen = free.result(&free.run("#!/bin/sh\nnproc\n"));
     assert_eq!(seen.file(".orchestrator.out"), format!("{}\n", cpus()));

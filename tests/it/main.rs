@@ -35,6 +35,7 @@ mod resuming;
 mod retention;
 mod retrieve;
 mod run_as;
+mod sandbox;
 mod sleepers;
 mod small_disk;
 mod start;
