@@ -162,7 +162,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     attempt("payload_input", Off, APART_FROM_PAYLOADS, "cat {victim_directory}/input.txt"),
     attempt("payload_input_from_here", Off, APART_FROM_PAYLOADS, "ls ..; cat ../*/input.txt"),
     attempt("payload_result", Off, APART_FROM_PAYLOADS, "cat {done_directory}/.orchestrator.out"),
-    attempt("payload_names", Off, APART_FROM_PAYLOADS, "ls {data} | grep -v \"$(basename \"$PWD\")\" | grep -q . && echo escaped"),
+    attempt("payload_names", Off, &[Rooms, Rules(1)], "ls {data} | grep -v \"$(basename \"$PWD\")\" | grep -q . && echo escaped"),
     attempt("payload_input_written", Off, APART_FROM_PAYLOADS, "echo more >>{victim_directory}/input.txt"),
     attempt("payload_input_removed", Off, APART_FROM_PAYLOADS, "rm -f {victim_directory}/spare.txt && [ ! -e {victim_directory}/spare.txt ] && [ -d {victim_directory} ] && echo escaped"),
     attempt("payload_input_truncated", Off, &[Rooms, Rules(3), OwnUser], "./attempt truncate {victim_directory}/input.txt"),
