@@ -73,7 +73,7 @@ fn receive(pieces: &[&[u8]], boundary: &str) -> Outcome {
 fn receive_from(body: impl Iterator<Item = io::Result<Bytes>> + Send, boundary: &str) -> Outcome {
     let place = place("multipart");
     let directory = place.join("payload");
-    let result = upload::receive(body, boundary, &directory, &mut Wanted::default());
+    let result = upload::receive(body, boundary, &directory, false, &mut Wanted::default());
     let beside = fs::read_dir(place).expect("the place").count();
     match result {
         Ok(received) => {
