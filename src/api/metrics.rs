@@ -12,6 +12,7 @@ use crate::host::{process, sensors};
 use crate::http::{Answered, HttpError, Method, Request, Response, wait_for_disk};
 use crate::metrics::{self as counted, Form, Histogram, Text};
 use crate::payload::Status;
+use crate::runner::Obstacle;
 
 /// What monitoring needs beside what is counted elsewhere; cheap to clone.
 #[derive(Clone)]
@@ -141,8 +142,17 @@ impl Api {
             by_word(&counted::REFUSALS),
         );
         let obstacles = super::ready::obstacles(self, 0, self.data_path.free());
-        let is_ready = obstacles.is_empty() && self.runner.obstacle().is_none();
+        let obstacle = self.runner.obstacle();
+        let is_ready = obstacles.is_empty() && obstacle.is_none();
         text.gauge("ready", "Whether a payload would be taken and started now.", u8::from(is_ready));
+        let is_lacking = matches!(obstacle, Some(Obstacle::Lack(_)));
+        let is_strained = matches!(obstacle, Some(Obstacle::Strain(_)));
+        text.gauges(
+            "starts_held_back",
+            "Whether payloads wait since the host lacks something, or is over a bound.",
+            &["why"],
+            [(["lack"], u8::from(is_lacking)), (["bound"], u8::from(is_strained))],
+        );
         text.gauge("stopping", "Whether the client is being stopped.", u8::from(self.is_draining()));
     }
 

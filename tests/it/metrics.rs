@@ -52,6 +52,7 @@ fn what_happens_to_payloads_is_counted() {
     let before = samples(&client);
     assert_eq!(count(&before, "slots"), 2);
     assert_eq!(count(&before, "ready"), 1);
+    assert_eq!(count(&before, "starts_held_back{why=\"lack\"}"), 0);
     assert_eq!(count(&before, "payload_run_seconds_count"), 0);
     assert_eq!(count(&before, "payloads_total{status=\"Failed\"}"), 0);
     for script in ["exit 0", "sleep 0.3", "exit 3"] {
