@@ -28,10 +28,10 @@ use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::logs::Logs;
 use crate::payload::Isolation;
-use crate::runner::{self, Runner};
+use crate::runner::{self, RoomPool, Runner};
 use crate::sandbox::users::{NoUsers, Users};
-use crate::sandbox::{self, Sandbox};
-use crate::settings::{Durable, Host, RunAs, Settings, Token};
+use crate::sandbox::{self, Sandbox, rooms};
+use crate::settings::{Durable, Host, RunAs, SandboxMode, Settings, Token};
 use crate::store::Store;
 use crate::sys::{self, StopSignals};
 use crate::upkeep::record_writer::Records;
@@ -107,10 +107,11 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let users = choose_users(settings, &data_path)?;
-    let sandbox = contain(settings, &data_path, users.clone())?;
+    let (sandbox, rooms) = contain(settings, &data_path, users.clone())?;
+    let isolation = sandbox.isolation();
     let user_ids = users.as_ref().map(|users| users.ids());
     let processors = Processors::usable();
-    let limits = runner_limits(settings, &processors, limits_at_start, users, sandbox.clone());
+    let limits = runner_limits(settings, &processors, limits_at_start, users, (sandbox, rooms));
     let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
     let running = Running::default();
     let (load, host) = look_after_host(settings)?;
@@ -167,7 +168,7 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     };
     let addresses: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
     let server = Server::start(listeners, http_limits(settings, room), threads, api);
-    tell_start(settings, &addresses.join(","), &data_path, &sandbox.isolation());
+    tell_start(settings, &addresses.join(","), &data_path, &isolation);
     notifier.ready();
     signals.wait().map_err(|error| system("cannot wait for signals", &error))?;
     notifier.stopping();
@@ -189,7 +190,7 @@ fn runner_limits(
     processors: &Processors,
     limits_at_start: Vec<(Resource, Rlimit)>,
     users: Option<Arc<Users>>,
-    sandbox: Sandbox,
+    (sandbox, rooms): (Sandbox, Option<RoomPool>),
 ) -> runner::Limits {
     let usable = processors.count();
     if settings.job_cpus.is_some_and(|number| number as usize > usable) {
@@ -207,6 +208,7 @@ fn runner_limits(
         has_successor: settings.recover,
         users,
         sandbox,
+        rooms,
     }
 }
 
@@ -337,7 +339,11 @@ fn contain(
     settings: &Settings,
     data_path: &DataPath,
     users: Option<Arc<Users>>,
-) -> Result<Sandbox, StartError> {
+) -> Result<(Sandbox, Option<RoomPool>), StartError> {
+    let rooms = match settings.sandbox {
+        SandboxMode::Off => Err("SANDBOX=off".to_owned()),
+        SandboxMode::Best | SandboxMode::Strict => RoomPool::open(&rooms::trial(data_path.path())),
+    };
     let config = sandbox::Config {
         mode: settings.sandbox,
         allow_read: settings.allow_read.clone(),
@@ -347,7 +353,9 @@ fn contain(
         own_files: settings.token_file().map(Path::to_owned).into_iter().collect(),
         users,
     };
-    Sandbox::prepare(config).map_err(StartError::Setting)
+    let has_rooms = rooms.as_ref().map(|_| ()).map_err(Clone::clone);
+    let sandbox = Sandbox::prepare(config, has_rooms).map_err(StartError::Setting)?;
+    Ok((sandbox, rooms.ok()))
 }
 
 /// What was set and has no effect.

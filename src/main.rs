@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Ok(Command::Client(flags)) => with_settings(&flags, client),
         Ok(Command::Health(flags)) => with_settings(&flags, health),
         Ok(Command::Guard(flags)) => with_settings(&flags, guard),
+        Ok(Command::Keeper) => ExitCode::from(if runner::run_keeper().is_ok() { 0 } else { FAILED }),
         Ok(Command::Help) => print(&cli::help()),
         Ok(Command::Version) => print(concat!("job-orchestrator ", env!("CARGO_PKG_VERSION"), " (client)\n")),
         Err(message) => complain(BAD_SETTING, Settings::log_format(&[]), &message),

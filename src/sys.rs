@@ -15,10 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 
 use call::Trees;
 
-pub use call::Call;
+pub use call::{Call, Text};
 
 /// SIGTERM and SIGINT: the client takes them by waiting for them, never by a handler.
 pub struct StopSignals(libc::sigset_t);
@@ -229,6 +230,38 @@ pub fn try_process() -> io::Result<()> {
     let mut stack = [MaybeUninit::uninit(); CHILD_STACK_UNITS];
     await_end(clone(end_at_once, &mut stack, 0, ptr::null_mut())?);
     Ok(())
+}
+
+/// Waits for the end of a child that ends at once, and reaps it.
+pub fn await_child(pid: u32) {
+    if let Ok(pid) = libc::pid_t::try_from(pid) {
+        await_end(pid);
+    }
+}
+
+/// Makes a copy of this process as another child of its parent (clone(2), CLONE_PARENT). `None` in the copy. For a process that has
+/// one thread.
+pub fn copy_beside() -> io::Result<Option<u32>> {
+    // SAFETY: no memory is shared, and no stack is given: the copy goes on on its copy of this one, as after fork(2).
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(u32::try_from(pid).ok()),
+    }
+}
+
+/// Sends a signal to all processes that this one may signal but itself and the first one of its PID namespace (kill(2)).
+pub fn signal_all(signal: Signal) {
+    // SAFETY: touches no memory. No process is nothing to signal.
+    unsafe { libc::kill(-1, signal.as_raw()) };
+}
+
+/// Whether this process has any child, ended or not (waitid(2)).
+pub fn has_children() -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: a null info is allowed on Linux.
+    unsafe { libc::waitid(libc::P_ALL, 0, ptr::null_mut(), options) == 0 }
 }
 
 /// For a child that is about to end.

@@ -17,6 +17,8 @@ pub enum Command {
     Health(Vec<(String, OsString)>),
     /// Wait for the end of a client and end its payloads: what the client starts beside itself, for nobody else.
     Guard(Vec<(String, OsString)>),
+    /// Make a room for payloads and keep it: what the client starts for its slots, for nobody else.
+    Keeper,
     /// Print the help.
     Help,
     /// Print the version.
@@ -56,6 +58,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, S
     match command.as_deref() {
         Some("client") => Ok(Command::Client(flags)),
         Some("health") => Ok(Command::Health(flags)),
+        Some("keeper") => Ok(Command::Keeper),
         Some("guard") => Ok(Command::Guard(flags)),
         Some(other) => Err(format!("{other} is not a command: {COMMANDS}")),
         None => Err(format!("a command is missing: {COMMANDS}")),

@@ -10,6 +10,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 
 use super::processes::{self, Origin, Tree, Unknown};
+use super::room::{Room, RoomPool};
 use super::start::StartError;
 use super::starter::{Ready, remove_temporary};
 use super::{ENDING_LOOK, Phase, Run, Work};
@@ -38,6 +39,9 @@ impl Work {
                 self.start_guard();
                 continue;
             }
+            if self.reap_keeper(pid) {
+                continue;
+            }
             let run = self.runs.iter().position(|run| run.pid == pid && !run.has_exited());
             if let Some(index) = run {
                 self.reap_payload(index);
@@ -53,9 +57,23 @@ impl Work {
         }
     }
 
+    /// Gives whether this was the keeper of a room.
+    fn reap_keeper(&mut self, pid: u32) -> bool {
+        let mut lent = self.runs.iter_mut().filter_map(|run| run.room.as_mut());
+        if let Some(room) = lent.find(|room| room.keeper() == pid) {
+            room.note_end();
+        } else if self.rooms.as_mut().is_some_and(|rooms| rooms.forget(pid)) {
+            event!(Warn, "the keeper of a room has ended; another one is made when it is needed", pid = pid);
+        } else {
+            return false;
+        }
+        sys::reap(pid);
+        true
+    }
+
     fn reap_payload(&mut self, index: usize) {
         let run = &mut self.runs[index];
-        if !self.adopts && matches!(run.phase, Phase::Running) {
+        if !self.adopts && run.room.is_none() && matches!(run.phase, Phase::Running) {
             // What it leaves behind would be out of reach. Before the reaping: until then the group's number cannot belong to anybody
             // else.
             processes::signal_group(run.pid, Signal::KILL);
@@ -92,9 +110,9 @@ impl Work {
         let exit = run.exit();
         run.left_over = exit.map(|_| LeftOver::Terminated);
         run.phase = Phase::Ending { kill_at, exit };
-        processes::signal_tree(&run.tree(), &known, Signal::TERM);
+        run.signal(&known, Signal::TERM);
         // A stopped process cannot act on SIGTERM.
-        processes::signal_tree(&run.tree(), &known, Signal::CONT);
+        run.signal(&known, Signal::CONT);
         true
     }
 
@@ -111,7 +129,7 @@ impl Work {
                 index += 1;
                 continue;
             };
-            let Ok(is_any_left) = processes::any_left(&run.tree(), &known) else {
+            let Ok(is_any_left) = run.is_any_left(&known) else {
                 self.look_later();
                 index += 1;
                 continue;
@@ -159,7 +177,9 @@ impl Work {
     /// The children of this process that are no orphans of a payload.
     pub(super) fn known(&self) -> Vec<u32> {
         let running = self.runs.iter().filter(|run| !run.has_exited()).map(|run| run.pid);
-        running.chain(self.strangers.iter().copied()).collect()
+        let lent = self.runs.iter().filter_map(|run| run.room.as_ref()).map(Room::keeper);
+        let idle = self.rooms.iter().flat_map(RoomPool::keepers);
+        running.chain(lent).chain(idle).chain(self.strangers.iter().copied()).collect()
     }
 
     /// The user ids of all payloads, where they have such.
@@ -185,9 +205,12 @@ impl Work {
         })
     }
 
-    fn finish(&mut self, run: Run, exit: Exit) {
+    fn finish(&mut self, mut run: Run, exit: Exit) {
         self.running.end(run.id);
         self.processors.give_back(run.processors.as_ref());
+        if let (Some(rooms), Some(room)) = (&mut self.rooms, run.room.take()) {
+            rooms.take_back(room);
+        }
         if let Some(reason) = run.limit_met(&exit) {
             self.mark_killed(run.id, &reason);
         }
@@ -310,7 +333,23 @@ impl Ends {
 }
 
 impl Run {
-    pub(super) fn tree(&self) -> Tree {
+    /// Sends a signal to all its processes. `known` are our children that are no orphans.
+    pub(super) fn signal(&self, known: &[u32], signal: Signal) {
+        match &self.room {
+            Some(room) => room.signal(signal),
+            None => processes::signal_tree(&self.tree(), known, signal),
+        }
+    }
+
+    /// Whether any of its processes lives, once `run.sh` has ended.
+    fn is_any_left(&self, known: &[u32]) -> Result<bool, Unknown> {
+        match &self.room {
+            Some(room) => Ok(room.is_occupied()),
+            None => processes::any_left(&self.tree(), known),
+        }
+    }
+
+    fn tree(&self) -> Tree {
         Tree {
             id: self.id,
             user: self.user,

@@ -27,7 +27,7 @@ use crate::sandbox::users::Users;
 use crate::sys::{self, Command};
 
 /// This program, also where its file has been replaced or removed since (proc_pid_exe(5)).
-const OWN_PROGRAM: &std::ffi::CStr = c"/proc/self/exe";
+pub(super) const OWN_PROGRAM: &std::ffi::CStr = c"/proc/self/exe";
 
 /// Locked by a guard as long as it lives.
 const LOCK_FILE: &str = ".orchestrator.guard";

@@ -7,9 +7,11 @@ mod environment;
 mod guard;
 mod hand_over;
 mod inbox;
+mod keeper;
 mod looks;
 mod output;
 mod processes;
+mod room;
 mod script;
 mod start;
 mod starter;
@@ -39,17 +41,20 @@ use crate::sandbox::Sandbox;
 use crate::sandbox::always;
 use crate::sandbox::users::Users;
 use crate::store::Store;
-use crate::sys::{self, Exit};
+use crate::sys::{self, Call, Exit};
 use crate::upkeep::record_writer::Records;
 use end::Ends;
 use guard::Guard;
 use inbox::{Inbox, Sender, inbox};
+use room::Room;
 use start::{Launcher, StartError};
 use starter::{Ready, Starter};
 
 pub use guard::run as run_guard;
+pub use keeper::run as run_keeper;
 pub use output::{KeptBack, Output};
 pub use processes::end_strays;
+pub use room::RoomPool;
 pub use starter::Obstacle;
 
 /// How often SIGKILL is sent to the tree of a payload that is still there after it, and how often what is left of payloads is
@@ -77,7 +82,6 @@ enum Event {
 }
 
 /// How the runner behaves.
-#[derive(Clone)]
 pub struct Limits {
     /// How many payloads run at once.
     pub slots: usize,
@@ -99,6 +103,8 @@ pub struct Limits {
     pub users: Option<Arc<Users>>,
     /// What keeps payloads to what they were given.
     pub sandbox: Sandbox,
+    /// Where payloads live, if the host permits namespaces.
+    pub rooms: Option<RoomPool>,
 }
 
 /// A handle to the runner; cheap to clone.
@@ -117,7 +123,7 @@ impl Runner {
         store: Store,
         records: Records,
         data_path: &DataPath,
-        limits: Limits,
+        mut limits: Limits,
         processors: Processors,
         running: Running,
         strain: Strain,
@@ -134,8 +140,8 @@ impl Runner {
         let (events, inbox) = inbox()?;
         let children = sys::child_ends()?;
         let busy_since = Arc::new(AtomicI64::new(0));
-        let (users, sandbox) = (limits.users.clone(), limits.sandbox.clone());
-        let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), users, sandbox)?);
+        let (sandbox, rooms) = (limits.sandbox.clone(), limits.rooms.take());
+        let launcher = Arc::new(Launcher::new(limits.max_log, limits.of_processes.clone(), sandbox)?);
         always::close_to_others();
         let ends = Ends { store: store.clone(), records };
         let starter = Starter::new(
@@ -159,6 +165,7 @@ impl Runner {
             data_path: data_path.path().to_owned(),
             strangers: processes::adopted(&[]).map_err(io::Error::other)?,
             guard: None,
+            rooms,
             drain: None,
             is_drained: false,
             is_look_due: false,
@@ -258,6 +265,8 @@ struct Run {
     left_over: Option<LeftOver>,
     /// Where MAX_LOG bounds them.
     outputs: Vec<Arc<Output>>,
+    /// What it lives in, where the host has rooms.
+    room: Option<Room>,
 }
 
 enum Phase {
@@ -286,6 +295,7 @@ struct Work {
     strangers: Vec<u32>,
     /// Ends the payloads if this process is killed.
     guard: Option<Guard>,
+    rooms: Option<RoomPool>,
     drain: Option<(Instant, mpsc::Sender<()>)>,
     /// Whether the listener of `drain` has been told that nothing is left.
     is_drained: bool,
@@ -333,7 +343,9 @@ impl Work {
         let left = self.next_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
         // A time that does not fit is centuries away.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let bells = [inbox.bell(), children.as_fd()];
+        // A bell twice is as good as once.
+        let of_rooms = self.rooms.as_ref().map_or(inbox.bell(), RoomPool::bell);
+        let bells = [inbox.bell(), children.as_fd(), of_rooms];
         let mut bells: Vec<_> =
             bells.into_iter().map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::IN)).collect();
         // What is being ended may go on asking for processes.
@@ -341,7 +353,7 @@ impl Work {
             self.runs.iter().filter(|run| !run.is_ending()).filter_map(|run| run.group.as_ref()?.bell());
         bells.extend(of_groups.map(|bell| PollFd::from_borrowed_fd(bell, PollFlags::PRI)));
         let woken = poll(&mut bells, left.as_ref());
-        let is_group_full = bells.iter().skip(2).any(|bell| !bell.revents().is_empty());
+        let is_group_full = bells.iter().skip(3).any(|bell| !bell.revents().is_empty());
         self.busy_since.store(running_ms().max(1), Ordering::Relaxed);
         if let Err(errno) = woken
             && errno != Errno::INTR
@@ -354,6 +366,7 @@ impl Work {
         }
         // What it says of the first of them is not needed: all are looked for.
         self.is_look_due |= rustix::io::read(children, &mut [0; sys::CHILD_END_BYTES]).is_ok();
+        self.is_look_due |= self.rooms.as_ref().is_some_and(RoomPool::has_rung);
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -394,8 +407,8 @@ impl Work {
         let processors = grant.get(Limit::Processors).and_then(|number| self.processors.take(number));
         let limits = limits::calls(&grant, processors.as_ref(), ready.group.as_deref());
         let started = Instant::now();
-        match self.launcher.start(id, ready.slot, &ready.directory, &ready.streams, limits, &ready.plan) {
-            Ok(pid) => {
+        match self.launch(&ready, &limits) {
+            Ok((pid, room)) => {
                 let Ready { slot, directory, streams, group, claimed, .. } = ready;
                 if let Err(error) = self.store.set_pid(id, pid) {
                     event!(Error, "cannot note a pid", payload = id, error = error.to_string());
@@ -426,6 +439,7 @@ impl Work {
                     phase: Phase::Running,
                     left_over: None,
                     outputs: streams.outputs,
+                    room,
                 });
                 if self.starter.host_is_well() {
                     self.fill_slots();
@@ -434,6 +448,32 @@ impl Work {
             Err(error) => {
                 self.processors.give_back(processors.as_ref());
                 self.give_up_start(ready, error);
+            }
+        }
+    }
+
+    /// In a room, where the host has them. One whose keeper has ended meanwhile is no room any more; another one is made.
+    fn launch(&mut self, ready: &Ready, limits: &[Call]) -> Result<(u32, Option<Room>), StartError> {
+        loop {
+            let room = self.rooms.as_mut().map(RoomPool::lend).transpose().map_err(StartError::Room)?;
+            let started = self.launcher.start(
+                ready.id,
+                &ready.directory,
+                &ready.streams,
+                limits,
+                &ready.plan,
+                room.as_ref(),
+            );
+            let is_lost = matches!(started, Err(StartError::Room(_)));
+            match started {
+                Ok(pid) => return Ok((pid, room)),
+                Err(_) if is_lost && room.as_ref().is_some_and(|room| !room.is_new()) => {}
+                Err(error) => {
+                    if let (Some(rooms), Some(room), false) = (&mut self.rooms, room, is_lost) {
+                        rooms.take_back(room);
+                    }
+                    return Err(error);
+                }
             }
         }
     }
@@ -485,7 +525,6 @@ impl Work {
         let stopping = self.drain.as_ref().is_some_and(|drain| drain.0 <= now);
         let (mut overdue, mut lingering) = (Vec::new(), Vec::new());
         for run in &mut self.runs {
-            let tree = run.tree();
             match run.phase {
                 Phase::Running | Phase::Lingering { .. } if stopping => {
                     overdue.push((run.id, STOPPED.to_owned()));
@@ -495,13 +534,13 @@ impl Work {
                     overdue.push((run.id, Limit::Time.reason(limit)));
                 }
                 Phase::Lingering { until, .. } if until <= now => lingering.push(run.id),
-                Phase::Ending { ref mut kill_at, .. } if *kill_at <= now => {
-                    processes::signal_tree(&tree, &known, Signal::KILL);
+                Phase::Ending { kill_at, exit } if kill_at <= now => {
+                    run.signal(&known, Signal::KILL);
                     if let Some(group) = &run.group {
                         group.kill();
                     }
                     // Once more after a while: a process may have been forked in between, or hang in the kernel.
-                    *kill_at = now + ENDING_LOOK;
+                    run.phase = Phase::Ending { kill_at: now + ENDING_LOOK, exit };
                     run.left_over = run.left_over.map(|_| LeftOver::Killed);
                     self.is_look_due = true;
                 }

@@ -17,13 +17,13 @@ use rustix::process::{Resource, Rlimit};
 
 use super::environment::Environment;
 use super::output::{Output, Outputs, Pipe};
+use super::room::Room;
 use super::script::{self, SCRIPT, ScriptError};
 use crate::data::{STDERR_FILE, STDOUT_FILE, temporary};
 use crate::event;
 use crate::limits::RequestError;
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
-use crate::sandbox::users::Users;
 use crate::sandbox::{Plan, Sandbox};
 use crate::sys::{self, Call, Command, SpawnError};
 
@@ -88,6 +88,8 @@ pub(super) enum StartError {
     NotPermitted(io::Error),
     #[error("run.sh is a program for another kind of processor or damaged ({0})")]
     WrongFormat(io::Error),
+    #[error("the system gives no room for a payload: {0}")]
+    Room(io::Error),
     #[error("what holds for every payload cannot be set for this one: {call}: {source}")]
     Call { call: String, source: io::Error },
     #[error("the system gives no new process; its limit of processes or memory is reached ({0})")]
@@ -117,6 +119,7 @@ impl StartError {
             | Self::Call { source: error, .. }
             | Self::Log { source: error, .. }
             | Self::NoProcess(error)
+            | Self::Room(error)
             | Self::Spawn(error) => Some(error),
             _ => None,
         }
@@ -131,8 +134,6 @@ pub(super) struct Launcher {
     /// What every payload does before its program.
     always: Vec<Call>,
     oom_score: Option<OomScore>,
-    /// As whom payloads run; `None` for this process's own user.
-    users: Option<Arc<Users>>,
     sandbox: Sandbox,
     /// What runs scripts without a `#!` line.
     shell: Option<PathBuf>,
@@ -163,7 +164,6 @@ impl Launcher {
     pub(super) fn new(
         max_log: Option<u64>,
         limits: Vec<(Resource, Rlimit)>,
-        users: Option<Arc<Users>>,
         sandbox: Sandbox,
     ) -> io::Result<Self> {
         let stdin = File::open("/dev/null")
@@ -173,7 +173,7 @@ impl Launcher {
         environment.leave_out_of_path(|directory| sandbox.is_closed(directory));
         let shell = find_shell(environment.path());
         let (always, oom_score) = (always::calls(limits), OomScore::open());
-        Ok(Self { environment, stdin, outputs, always, oom_score, users, sandbox, shell })
+        Ok(Self { environment, stdin, outputs, always, oom_score, sandbox, shell })
     }
 
     /// Creates the logs of the payload in `directory`.
@@ -186,7 +186,7 @@ impl Launcher {
 
     /// What the payload in `directory` is started with. May wait for the disk.
     pub(super) fn plan(&self, directory: &Path, slot: usize) -> io::Result<Plan> {
-        self.sandbox.plan(&[directory, &temporary::path_of(directory)], slot)
+        self.sandbox.plan(directory, &temporary::path_of(directory), slot)
     }
 
     /// Whether the logs of the payload in `directory` could be created now. Leaves them, empty.
@@ -227,18 +227,16 @@ impl Launcher {
     pub(super) fn start(
         &self,
         id: PayloadId,
-        slot: usize,
         directory: &Path,
         streams: &Streams,
-        limits: Vec<Call>,
+        limits: &[Call],
         plan: &Plan,
+        room: Option<&Room>,
     ) -> Result<u32, StartError> {
-        let mut calls: Vec<Call> = limits.into_iter().chain(self.always.iter().cloned()).collect();
-        // From there on it has no more rights than any user.
-        calls.extend(self.users.iter().flat_map(|users| users.calls(slot)));
-        // The last: it may deny what the others need.
-        calls.extend(plan.calls.iter().cloned());
-        let own = Environment::own(id, directory, &temporary::path_of(directory));
+        // The plan comes last: what it ends with may deny what the others need.
+        let calls: Vec<Call> = limits.iter().chain(&self.always).chain(&plan.calls).cloned().collect();
+        let namespaces = room.map(Room::namespaces).unwrap_or_default();
+        let own = Environment::own(id, directory, &plan.temporary);
         let environment: Vec<&CStr> =
             own.iter().chain(self.environment.shared()).map(CString::as_c_str).collect();
         let path = CString::new(directory.as_os_str().as_bytes()).map_err(|e| StartError::Spawn(e.into()))?;
@@ -249,7 +247,7 @@ impl Launcher {
                 environment: &environment,
                 directory: &path,
                 stdio: [self.stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()],
-                namespaces: &[],
+                namespaces: &namespaces,
                 calls: &calls,
             })
         };
@@ -328,7 +326,8 @@ fn create_log(directory: &Path, file: &'static str) -> Result<File, StartError> 
 /// Looks at the files to say what the error number alone does not.
 fn why(error: SpawnError, directory: &Path) -> StartError {
     let error = match error {
-        SpawnError::Process(error) | SpawnError::Namespace(error) => return StartError::NoProcess(error),
+        SpawnError::Process(error) => return StartError::NoProcess(error),
+        SpawnError::Namespace(error) => return StartError::Room(error),
         SpawnError::Call { call, error: source } => return StartError::Call { call, source },
         SpawnError::Directory(error) => return StartError::Directory(error),
         SpawnError::Program(error) => error,
@@ -369,10 +368,10 @@ mod tests {
             thread::sleep(BUSY_PAUSE * 20);
             drop(script);
         });
-        let launcher = Launcher::new(None, Vec::new(), None, Sandbox::off(None)).expect("/dev/null");
+        let launcher = Launcher::new(None, Vec::new(), Sandbox::off(None)).expect("/dev/null");
         let streams = launcher.open_streams(1, &directory).expect("created");
         let plan = launcher.plan(&directory, 0).expect("made");
-        let pid = launcher.start(1, 0, &directory, &streams, Vec::new(), &plan).expect("started");
+        let pid = launcher.start(1, &directory, &streams, &[], &plan, None).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {
             thread::yield_now();

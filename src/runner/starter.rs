@@ -310,6 +310,9 @@ impl Starter {
     /// Whether the host is to blame, and the payload may well be started later. Never where only this one payload is concerned:
     /// all others would wait behind it.
     fn is_of_host(&self, error: &StartError, directory: &Path) -> bool {
+        if matches!(error, StartError::Room(_)) {
+            return true;
+        }
         let Some(error) = error.of_system() else { return false };
         if is_shortage(error) {
             return true;

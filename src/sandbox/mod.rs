@@ -5,10 +5,12 @@ pub mod always;
 mod filter;
 mod probe;
 mod receipt;
+pub mod rooms;
 mod rules;
 mod table;
 pub mod users;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,7 @@ use crate::settings::SandboxMode;
 use crate::sys::Call;
 use filter::Around;
 use receipt::Layers;
+use rooms::Rooms;
 use rules::Rules;
 use table::{Access, Facts, Table, Temporary, User};
 use users::Users;
@@ -61,6 +64,7 @@ struct Inner {
     layers: Layers,
     users: Option<Arc<Users>>,
     table: Option<Table>,
+    rooms: Option<Rooms>,
     rules: Option<Rules>,
     /// Programs for payloads with the network, and without.
     filters: Option<[Arc<[sock_filter]>; 2]>,
@@ -68,21 +72,23 @@ struct Inner {
 
 /// What one payload is started with.
 pub struct Plan {
-    /// In the order in which the child makes them, after all that it needs more rights for.
+    /// In the order in which the child makes them. What takes more rights than it is to have comes first.
     pub calls: Vec<Call>,
     /// What they enforce.
     pub isolation: Isolation,
+    /// Where the payload finds its directory for temporary files.
+    pub temporary: PathBuf,
 }
 
 impl Sandbox {
-    /// Tries what the host gives. Fails where SANDBOX=strict asks for more, with what is missing and what would give it.
-    pub fn prepare(config: Config) -> Result<Self, String> {
+    /// Tries what the host gives; `rooms` have been tried before. Fails where SANDBOX=strict asks for more, with what is missing and what would give it.
+    pub fn prepare(config: Config, rooms: Result<(), String>) -> Result<Self, String> {
         if config.mode == SandboxMode::Off {
             event!(Warn, "payloads are not contained: SANDBOX=off");
             return Ok(Self::off(config.users));
         }
-        let mut layers =
-            Layers { rules: probe::rules(), ..Layers::none("payloads have no namespaces of their own here") };
+        let no_network = Err("payloads have no network namespaces here".to_owned());
+        let mut layers = Layers { rules: probe::rules(), rooms, no_network, ..Layers::none("") };
         let are_others_apart = layers.rooms.is_ok() || config.users.is_some();
         let filters = [true, false].map(|has_network| {
             let around = Around {
@@ -113,6 +119,7 @@ impl Sandbox {
             );
         }
         let rules = layers.rules.as_ref().ok().map(|version| Rules::new(*version, table.clone()));
+        let rooms = layers.rooms.is_ok().then(|| Rooms::new(&table));
         let filters = layers.filter.is_ok().then_some(filters);
         let (has_network, users) = (config.has_network, config.users);
         let this = Self(Arc::new(Inner {
@@ -121,6 +128,7 @@ impl Sandbox {
             layers,
             users,
             table: Some(table),
+            rooms,
             rules,
             filters,
         }));
@@ -141,6 +149,7 @@ impl Sandbox {
             layers,
             users,
             table: None,
+            rooms: None,
             rules: None,
             filters: None,
         }))
@@ -164,20 +173,30 @@ impl Sandbox {
         path.canonicalize().is_ok_and(|path| table.access(&path) < Access::Read)
     }
 
-    /// What the payload of a slot is started with that may do all in its `own` directories. Asks the disk.
-    pub fn plan(&self, own: &[&Path], slot: usize) -> io::Result<Plan> {
+    /// What the payload in `directory` is started with in a slot, which may do all there and in `temporary`. Asks the disk.
+    pub fn plan(&self, directory: &Path, temporary: &Path, slot: usize) -> io::Result<Plan> {
         let has_network = self.0.has_network;
-        let mut calls = Vec::new();
+        let rooms = self.0.rooms.as_ref();
+        let mut calls = rooms.map(|rooms| rooms.calls(directory, temporary)).unwrap_or_default();
+        // From there on it has no more rights than any user.
+        calls.extend(self.0.users.iter().flat_map(|users| users.calls(slot)));
         if let Some(rules) = &self.0.rules {
             let has_network = has_network || self.0.layers.no_network.is_ok();
-            calls.push(Call::Landlock(Arc::new(rules.ruleset(own, has_network)?)));
+            let ruleset = Arc::new(rules.ruleset(&[directory, temporary], has_network)?);
+            if rooms.is_some() {
+                // It is another one than the host's, and made by then.
+                let (rules, rights) = (Arc::clone(&ruleset), rules.rights(Access::Processes));
+                calls.push(Call::LandlockRule { rules, path: Cow::Borrowed(c"/proc"), rights });
+            }
+            calls.push(Call::Landlock(ruleset));
         }
         if let Some(filters) = &self.0.filters {
             // The last: it may deny what the others need.
             calls.push(Call::Filter(Arc::clone(&filters[usize::from(!has_network)])));
         }
         let user = self.0.users.as_ref().map(|users| users.of_slot(slot).to_string());
-        Ok(Plan { calls, isolation: self.isolation_with(has_network, user) })
+        let temporary = rooms.map_or(temporary, |rooms| rooms.temporary(temporary)).to_owned();
+        Ok(Plan { calls, isolation: self.isolation_with(has_network, user), temporary })
     }
 }
 

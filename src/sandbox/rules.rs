@@ -116,6 +116,11 @@ impl Rules {
         Self(Arc::new(Inner { version, table, kept }))
     }
 
+    /// The rights that this version has for a row.
+    pub fn rights(&self, access: Access) -> u64 {
+        rights(access) & files_of(self.0.version)
+    }
+
     /// A ruleset for one payload, which may do all in its `own` directories. Asks the disk.
     pub fn ruleset(&self, own: &[&Path], has_network: bool) -> io::Result<OwnedFd> {
         let handled = handled(self.0.version, has_network);

@@ -6,14 +6,14 @@ use std::cell::Cell;
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 
-use super::system_call;
+use super::{landlock, system_call};
 
 /// Text for the kernel: a constant, or made for one payload.
 pub type Text = Cow<'static, CStr>;
@@ -85,6 +85,8 @@ pub enum Call {
     MakeFile {
         /// Its path.
         path: Text,
+        /// Its mode.
+        mode: Mode,
     },
     /// The supplementary groups (setgroups(2)).
     Groups(Vec<u32>),
@@ -97,6 +99,15 @@ pub enum Call {
     DropBoundingSet,
     /// The capabilities of this process itself go.
     ClearCapabilities,
+    /// Adds to a ruleset of Landlock what may be done at a path, as it is by then.
+    LandlockRule {
+        /// The ruleset.
+        rules: Arc<OwnedFd>,
+        /// The path.
+        path: Text,
+        /// LANDLOCK_ACCESS_FS_ bits.
+        rights: u64,
+    },
     /// Landlock's rules of this ruleset hold (landlock_restrict_self(2), Linux 5.13).
     Landlock(Arc<OwnedFd>),
     /// A filter of system calls holds (seccomp(2)).
@@ -211,9 +222,12 @@ impl Call {
                 Err(Errno::EXIST) => Ok(()),
                 made => made,
             },
-            Self::MakeFile { path } => {
-                let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
-                rustix::fs::open(&**path, flags, Mode::RUSR | Mode::RGRP | Mode::ROTH).map(drop)
+            Self::MakeFile { path, mode } => {
+                let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                match rustix::fs::open(&**path, flags, *mode) {
+                    Err(Errno::EXIST) => Ok(()),
+                    made => made.map(drop),
+                }
             }
             Self::Groups(groups) => {
                 done(system_call(SET_USERS.0, [groups.len(), address(groups.as_ptr()), 0, 0, 0]))
@@ -222,6 +236,10 @@ impl Call {
             Self::User(id) => done(system_call(SET_USERS.2, [*id as usize; 5])),
             Self::DropBoundingSet => drop_bounding_set(),
             Self::ClearCapabilities => clear_capabilities(),
+            Self::LandlockRule { rules, path, rights } => {
+                let place = rustix::fs::open(&**path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+                landlock::allow(rules.as_fd(), place.as_fd(), *rights)
+            }
             Self::Landlock(rules) => {
                 done(system_call(LANDLOCK_RESTRICT_SELF, [number(rules.as_raw_fd()), 0, 0, 0, 0]))
             }
@@ -260,12 +278,13 @@ impl fmt::Display for Call {
             Self::MoveMount { target, .. } => write!(f, "move_mount {}", target.to_string_lossy()),
             Self::SetMountAttributes { path, .. } => write!(f, "mount_setattr {}", path.to_string_lossy()),
             Self::MakeDirectory { path, .. } => write!(f, "mkdir {}", path.to_string_lossy()),
-            Self::MakeFile { path } => write!(f, "make {}", path.to_string_lossy()),
+            Self::MakeFile { path, .. } => write!(f, "make {}", path.to_string_lossy()),
             Self::Groups(_) => f.write_str("setgroups"),
             Self::Group(id) => write!(f, "setresgid {id}"),
             Self::User(id) => write!(f, "setresuid {id}"),
             Self::DropBoundingSet => f.write_str("dropping the bounding set"),
             Self::ClearCapabilities => f.write_str("capset"),
+            Self::LandlockRule { path, .. } => write!(f, "landlock_add_rule {}", path.to_string_lossy()),
             Self::Landlock(_) => f.write_str("landlock_restrict_self"),
             Self::Filter(_) => f.write_str("seccomp"),
             Self::Affinity(_) => f.write_str("sched_setaffinity"),

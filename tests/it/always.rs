@@ -112,7 +112,7 @@ fn a_payload_cannot_look_into_the_client_and_its_guard() {
 fn a_payload_has_a_directory_for_temporary_files_that_goes_with_it() {
     let client = Client::start();
     let script = "#!/bin/sh\nset -e\nfile=$(mktemp)\necho kept >\"$file\"\ncp \"$file\" copy\ncase \"$file\" in \"$TMPDIR\"/*) echo inside;; esac\n\
-                  ls -A \"$TMPDIR\" | wc -l\nstat -c %a \"$TMPDIR\"\nmkdir -p \"$TMPDIR/a/b\"; chmod 0 \"$TMPDIR/a\"\n";
+                  ls \"$TMPDIR\" | wc -l\nstat -c %a \"$TMPDIR\"\nmkdir -p \"$TMPDIR/a/b\"; chmod 0 \"$TMPDIR/a\"\n";
     for _ in 0..2 {
         let id = client.run(script);
         let directory = client.loc(&id);

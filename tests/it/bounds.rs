@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, is_alive, line_of, wait_for};
+use crate::client::{Client, is_alive, pid_in, wait_for};
 
 #[test]
 fn a_payload_whose_directory_grows_too_large_is_killed_and_says_why() {
@@ -11,7 +11,7 @@ fn a_payload_whose_directory_grows_too_large_is_killed_and_says_why() {
     let small = client.run("#!/bin/sh\nhead -c 1000000 /dev/zero > data\nsleep 2\n");
     let large = client
         .run("#!/bin/sh\necho $$ > pid\nmkdir -p a/b\nhead -c 5000000 /dev/zero > a/b/data\nsleep 1000\n");
-    let pid = line_of(&client.wait_for_file(&large, "pid"));
+    let pid = pid_in(&client.wait_for_file(&large, "pid"));
     let answer = client.ended(&large);
     assert_eq!(answer.json("status").as_deref(), Some("Killed"), "{}", answer.text());
     assert!(answer.json("error").unwrap().contains("MAX_DISK, 3000000 bytes"), "{}", answer.text());

@@ -17,6 +17,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How the command line of a guard begins.
 const GUARD: &[u8] = b"job-orchestrator\0guard\0";
 
+/// How that of the keeper of a room begins.
+const KEEPER: &[u8] = b"job-orchestrator\0keeper\0";
+
 pub struct Client {
     child: Child,
     pub address: SocketAddr,
@@ -286,6 +289,22 @@ pub fn line_of(path: &Path) -> String {
     })
 }
 
+/// Waits until the file `path` of a payload holds the pid that a process of it has for itself, and gives the one that it has here:
+/// payloads may live in a PID namespace of their own.
+pub fn pid_in(path: &Path) -> String {
+    let inside = line_of(path);
+    let directory = path.parent().unwrap().canonicalize().unwrap();
+    let is_meant = |pid: &String| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+        let is_named = numbers.split_whitespace().last() == Some(&*inside);
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        is_named && cwd.is_ok_and(|cwd| cwd.starts_with(&directory))
+    };
+    // One that has ended meanwhile has none.
+    all_pids().into_iter().find(is_meant).unwrap_or_else(|| format!("{inside} of {}", directory.display()))
+}
+
 /// The live processes that were started with the number of this payload in their environment.
 pub fn processes_of(id: &str) -> Vec<String> {
     let marks = |pid: &String| {
@@ -304,8 +323,8 @@ pub fn children_of(pid: u32) -> Vec<(String, char)> {
         let command = command_of(&child);
         // Of a zombie nothing can be read.
         let is_own = !command.is_empty() && command == own;
-        // The client's guard is no payload's.
-        if is_own || command.starts_with(GUARD) {
+        // The client's guard and the keepers of its rooms are no payload's.
+        if is_own || command.starts_with(GUARD) || command.starts_with(KEEPER) {
             return None;
         }
         let stat = std::fs::read_to_string(format!("/proc/{child}/stat")).ok()?;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, PATIENCE, binary, is_alive, line_of, place, uncontained, wait_for};
+use crate::client::{Client, PATIENCE, binary, is_alive, pid_in, place, uncontained, wait_for};
 use crate::fault::Fault;
 use crate::records::{record_of, record_path};
 pub use crate::small_disk::SmallDisk;
@@ -181,7 +181,7 @@ fn a_disk_that_is_read_only_for_a_while_loses_and_runs_nothing_twice() {
     assert_eq!(status_of(&get(&client, &killed)), "Killed");
     // Where the payload is, the disk can be written; a file made by its path cannot be.
     let go = Command::new("sh").args(["-c", ": > go"]).current_dir(&directory).status();
-    let own = format!("/proc/{}/cwd/go", line_of(&directory.join("pid")));
+    let own = format!("/proc/{}/cwd/go", pid_in(&directory.join("pid")));
     assert!(go.is_ok_and(|status| !status.success()));
     fs::write(own, "").unwrap();
     client.wait_for_log("an end cannot be noted yet");
@@ -581,7 +581,7 @@ fn an_end_on_a_disk_that_hangs_is_told_when_the_disk_is_back() {
     let Some(disk) = SmallDisk::ext4() else { return };
     let client = client_at(&disk.path().join("data"), &[]);
     let id = client.run("#!/bin/sh\necho $$ > pid\nexec sleep 1000\n");
-    let pid = line_of(&client.wait_for_file(&id, "pid"));
+    let pid = pid_in(&client.wait_for_file(&id, "pid"));
     let Some(frozen) = disk.freeze() else { return };
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     must_be_unnoted(&client, &id);
@@ -750,7 +750,7 @@ fn a_payload_whose_start_waits_for_a_disk_that_hangs_holds_up_no_kill() {
     let Some(disk) = SmallDisk::ext4() else { return };
     let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "2")]);
     let running: Vec<String> = (0..2).map(|_| client.run(&until_go(""))).collect();
-    let pids: Vec<String> = running.iter().map(|id| line_of(&client.wait_for_file(id, "pid"))).collect();
+    let pids: Vec<String> = running.iter().map(|id| pid_in(&client.wait_for_file(id, "pid"))).collect();
     let waiting = client.run("true");
     let Some(frozen) = disk.freeze() else { return };
     for (id, pid) in running.iter().zip(&pids) {
@@ -768,7 +768,7 @@ fn a_disk_that_hangs_holds_up_neither_kills_nor_polls_and_is_told() {
     let client = client_at(&disk.path().join("data"), &[("MAX_JOBS", "4"), ("DISK_TIMEOUT", "10m")]);
     let stubborn = "#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n";
     let running: Vec<String> = (0..3).map(|_| client.run(stubborn)).collect();
-    let pids: Vec<String> = running.iter().map(|id| line_of(&client.wait_for_file(id, "pid"))).collect();
+    let pids: Vec<String> = running.iter().map(|id| pid_in(&client.wait_for_file(id, "pid"))).collect();
     let Some(frozen) = disk.freeze() else { return };
     let address = client.address;
     let upload = thread::spawn(move || submit_form(address, &form(&[("run.sh", b"echo on")])));

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, PATIENCE, is_alive, line_of, place, processes_of, wait_for};
+use crate::client::{Client, PATIENCE, is_alive, pid_in, place, processes_of, wait_for};
 use crate::wire::{self, Answer};
 
 fn kill(client: &Client, id: &str) {
@@ -34,7 +34,7 @@ fn kill_and_wait(client: &Client, id: &str) -> Answer {
 /// Starts a script, and gives its id and the processes that it names in `files`.
 fn start(client: &Client, script: &str, files: &[&str]) -> (String, Vec<String>) {
     let id = client.run(script);
-    let pids = files.iter().map(|file| line_of(&client.wait_for_file(&id, file))).collect();
+    let pids = files.iter().map(|file| pid_in(&client.wait_for_file(&id, file))).collect();
     (id, pids)
 }
 

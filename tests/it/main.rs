@@ -34,6 +34,7 @@ mod restart;
 mod resuming;
 mod retention;
 mod retrieve;
+mod rooms;
 mod run_as;
 mod sandbox;
 mod sleepers;

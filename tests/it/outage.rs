@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
-use crate::client::{Client, binary, copy_program, is_alive, line_of, place, uncontained, wait_for};
+use crate::client::{Client, binary, copy_program, is_alive, pid_in, place, uncontained, wait_for};
 use crate::sleepers::Sleepers;
 use crate::wire::{call, form, submit_form};
 
@@ -182,7 +182,7 @@ fn what_a_payload_closes_of_the_clients_own_is_opened() {
         fs::set_permissions(home.path().join("data/.orchestrator.lock"), fs::Permissions::from_mode(0o444))
             .unwrap();
     }
-    let client = as_another(home.path(), &[]).unwrap();
+    let client = as_another(home.path(), &[("SANDBOX", "off")]).unwrap();
     for id in &ids {
         client.result(id).file(".orchestrator.out");
     }
@@ -280,7 +280,7 @@ fn without_descriptors_no_payload_is_told_as_ended_that_has_processes_left() {
         "#!/bin/sh\nsetsid sleep {time} &\necho $$ > there\nwhile [ ! -e go ]; do sleep 0.01; done\nexit 3\n"
     ));
     let there = client.wait_for_file(&id, "there");
-    let script = line_of(&there);
+    let script = pid_in(&there);
     wait_for("the sleeper", || (sleepers.pids().len() == 1).then_some(()));
     let limit =
         limit_descriptors(&client, Rlimit { current: Some(1), maximum: getrlimit(Resource::Nofile).maximum });

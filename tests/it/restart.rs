@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use crate::client::{Client, is_alive, line_of, place, processes_of, uncontained, wait_for};
+use crate::client::{Client, is_alive, pid_in, place, processes_of, uncontained, wait_for};
 use crate::records::{record_of, record_path};
 use crate::sleepers::Sleepers;
 use crate::wire;
@@ -58,7 +58,7 @@ fn what_waited_is_run_in_its_order_and_what_ran_is_cut_off_and_not_run_again() {
     let first = Client::at(&data, &settings);
     let begin = |name: &str| format!("#!/bin/sh\necho {name} >> {}\n", journal.display());
     let running = first.run(&(begin("running") + "echo $$ > pid\nwhile :; do sleep 0.1; done\n"));
-    let pid = line_of(&first.wait_for_file(&running, "pid"));
+    let pid = pid_in(&first.wait_for_file(&running, "pid"));
     let waiting: Vec<String> = (0..5).map(|n| first.run(&begin(&n.to_string()))).collect();
     first.kill();
     let next = Client::at(&data, &settings);
@@ -86,7 +86,7 @@ fn what_was_being_killed_is_killed() {
     let (_home, data) = place();
     let first = Client::at(&data, &[("KILL_GRACE", "600")]);
     let id = first.run("#!/bin/sh\ntrap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n");
-    let pid = line_of(&first.wait_for_file(&id, "pid"));
+    let pid = pid_in(&first.wait_for_file(&id, "pid"));
     assert_eq!(first.post(&format!("/kill/{id}")).status, 200);
     wait_for("the note of the kill", || record_of(&first.directories()[0]).contains("Killed").then_some(()));
     first.kill();
@@ -170,7 +170,7 @@ fn a_start_that_takes_nothing_up_is_empty_and_ends_what_still_runs() {
     let (_home, data) = place();
     let first = Client::at(&data, &[("MAX_JOBS", "1")]);
     let running = first.run(FOR_EVER);
-    let pid = line_of(&first.wait_for_file(&running, "pid"));
+    let pid = pid_in(&first.wait_for_file(&running, "pid"));
     let waiting = first.run("true");
     first.kill();
     let next = Client::at(&data, &[("RECOVER", "off")]);
@@ -220,7 +220,7 @@ fn payloads_are_ended_with_a_client_that_is_killed_though_no_other_is_started() 
              trap '' TERM\necho $$ > pid\nwhile :; do sleep 0.1; done\n"
         );
         let id = client.run(&script);
-        let pid = line_of(&client.wait_for_file(&id, "pid"));
+        let pid = pid_in(&client.wait_for_file(&id, "pid"));
         wait_for("all of them", || (sleepers.pids().len() >= 7).then_some(()));
         client.kill();
         wait_for("the end of all", || {
@@ -392,7 +392,7 @@ fn a_place_that_is_moved_away_is_made_anew_with_all_records() {
         assert_eq!(first.get("/ready").status, 200);
         assert_eq!(first.log().matches(NEW_PLACE).count(), 1, "{}", first.log());
         first.kill();
-        let next = Client::at(&data, &[]);
+        let next = Client::at(&data, &[("SANDBOX", "off")]);
         for id in [&ended, &at_once, &waiting] {
             assert_eq!(next.result(id).file("made"), "on\n", "{taken_away}");
         }

@@ -188,7 +188,14 @@ until [ -s pid ]; do sleep 0.01; done
 #[test]
 fn a_process_that_hides_is_known_by_its_user() {
     let Some(open) = Open::new() else { return };
-    let settings = [("RUN_AS", "61250-61251"), ("MAX_JOBS", "2"), ("LINGER", "0"), ("KILL_GRACE", "0")];
+    // In a room nothing can hide.
+    let settings = [
+        ("SANDBOX", "off"),
+        ("RUN_AS", "61250-61251"),
+        ("MAX_JOBS", "2"),
+        ("LINGER", "0"),
+        ("KILL_GRACE", "0"),
+    ];
     let client = open.client(&settings);
     // While another one runs: what is nobody's is left alone then.
     let other = client.run("#!/bin/sh\necho $$ >pid\nexec sleep 600\n");

@@ -253,7 +253,7 @@ fn a_client_without_a_path_gives_its_payloads_one() {
 
 #[test]
 fn a_payload_leads_a_session_and_a_group_of_its_own() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "off")]);
     let id =
         client.run("#!/bin/sh\ncat /proc/$$/stat > stat.new\nmv stat.new stat\nwhile :; do sleep 1; done\n");
     let stat = line_of(&client.wait_for_file(&id, "stat"));

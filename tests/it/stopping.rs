@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, is_alive, line_of, processes_of, wait_for};
+use crate::client::{Client, is_alive, pid_in, processes_of, wait_for};
 use crate::wire;
 
 const UNTIL_GO: &str =
@@ -18,7 +18,7 @@ const UNSTOPPABLE: &str = "#!/bin/sh\n\
 /// Starts `UNTIL_GO` and waits until it runs. Gives the id and the pid.
 fn start(client: &Client, script: &str) -> (String, String) {
     let id = client.run(script);
-    let pid = line_of(&client.wait_for_file(&id, "pid"));
+    let pid = pid_in(&client.wait_for_file(&id, "pid"));
     (id, pid)
 }
 
@@ -144,7 +144,7 @@ fn a_stopping_client_still_kills_on_request() {
 fn a_payload_that_outlives_the_grace_is_killed_and_told_why() {
     let mut client = Client::with(&[("GRACE", "1"), ("KILL_GRACE", "2")]);
     let (id, pid) = start(&client, UNSTOPPABLE);
-    let session = line_of(&client.wait_for_file(&id, "session"));
+    let session = pid_in(&client.wait_for_file(&id, "session"));
     let asked = Instant::now();
     client.signal("TERM");
     // It ignores SIGTERM, so the client has to stay for KILL_GRACE, and can be asked.
@@ -178,7 +178,7 @@ fn a_second_signal_ends_everything_at_once() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
         let mut client = Client::with(&[("KILL_GRACE", "600"), ("GRACE", "600")]);
         let (id, pid) = start(&client, UNSTOPPABLE);
-        let session = line_of(&client.wait_for_file(&id, "session"));
+        let session = pid_in(&client.wait_for_file(&id, "session"));
         stop(&client, first);
         end_at_once(&mut client, second);
         assert!(!is_alive(&pid) && !is_alive(&session));
@@ -189,7 +189,7 @@ fn a_second_signal_ends_everything_at_once() {
 fn a_second_signal_ends_a_payload_that_is_being_ended_already() {
     let mut client = Client::with(&[("KILL_GRACE", "600"), ("GRACE", "600")]);
     let (id, pid) = start(&client, UNSTOPPABLE);
-    let session = line_of(&client.wait_for_file(&id, "session"));
+    let session = pid_in(&client.wait_for_file(&id, "session"));
     assert_eq!(client.post(&format!("/kill/{id}")).status, 200);
     stop(&client, "TERM");
     end_at_once(&mut client, "TERM");
