@@ -35,11 +35,15 @@ pub mod metrics;
 #[path = "../../src/payload.rs"]
 pub mod payload;
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
-#[path = "../../src/sys.rs"]
-pub mod sys;
+#[path = "../../src"]
+mod with_a_directory {
+    pub mod sys;
+}
 #[allow(dead_code, unused, missing_docs, clippy::all, clippy::pedantic)]
 #[path = "../../src/upload/mod.rs"]
 pub mod upload;
+
+pub use with_a_directory::sys;
 
 pub mod place;
 pub mod reference;
