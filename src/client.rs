@@ -286,6 +286,9 @@ fn make_room(settings: &Settings) -> Room {
 /// As whom payloads run: where the client is root, each slot by a user of its own. `None` for the client's own user.
 fn choose_users(settings: &Settings, data_path: &DataPath) -> Result<Option<Arc<Users>>, StartError> {
     let given = settings.run_as.as_ref();
+    if given.is_none() && settings.sandbox == SandboxMode::Off {
+        return Ok(None);
+    }
     let chosen = Users::choose(given, settings.max_jobs);
     let why = match (chosen, given) {
         (Err(NoUsers::NotRoot), None) => return Ok(None),
@@ -293,7 +296,7 @@ fn choose_users(settings: &Settings, data_path: &DataPath) -> Result<Option<Arc<
             return Err(StartError::Setting(given.refuse(&error.to_string())));
         }
         (Err(error), _) => error.to_string(),
-        (Ok(users), _) => match data_path.admit(*users.ids().start(), false) {
+        (Ok(users), _) => match data_path.admit(*users.ids().start()) {
             Ok(()) => return Ok(Some(Arc::new(users))),
             Err(error) => error.to_string(),
         },

@@ -199,11 +199,10 @@ impl DataPath {
     }
 
     /// Lets payloads that run as users of their own come to their directories, `id` among them, and nobody but the client to the
-    /// client's own files. Fails, and says what to do, where they cannot, or where files cannot be given to another user. `has_way`: it
-    /// does not matter to them what is above, which others may not enter.
-    pub fn admit(&self, id: u32, has_way: bool) -> io::Result<()> {
+    /// client's own files. Fails, and says what to do, where they cannot, or where files cannot be given to another user.
+    pub fn admit(&self, id: u32) -> io::Result<()> {
         for above in self.path.ancestors().skip(1) {
-            if !has_way && fs::metadata(above)?.mode() & Mode::XOTH.bits() == 0 {
+            if fs::metadata(above)?.mode() & Mode::XOTH.bits() == 0 {
                 let shown = above.display();
                 return Err(io::Error::other(format!(
                     "other users cannot enter {shown}, in which DATA_PATH is; let them (chmod o+x {shown}), or choose another DATA_PATH"
