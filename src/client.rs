@@ -202,6 +202,7 @@ fn runner_limits(
         kill_grace: settings.kill_grace,
         linger: settings.linger,
         grant,
+        usable_processors: usable,
         cgroups: take_cgroups(usable, &grant),
         max_log: settings.max_log,
         of_processes: rlimit::changed_since(limits_at_start),

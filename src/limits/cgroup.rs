@@ -236,6 +236,7 @@ impl Group {
         match limit {
             Limit::Memory => self.cgroups.has.memory,
             Limit::Pids => self.cgroups.has.pids,
+            Limit::Processors => self.cgroups.has.cpu,
             _ => false,
         }
     }

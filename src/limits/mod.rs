@@ -4,6 +4,7 @@
 
 mod calls;
 mod cgroup;
+mod kept;
 mod processors;
 mod request;
 mod running;
@@ -15,6 +16,7 @@ use crate::settings::{self, Settings};
 
 pub use calls::calls;
 pub use cgroup::{Cgroups, Group, NoCgroups, OutOfMemory};
+pub use kept::kept;
 pub use processors::{Processors, Taken};
 pub use request::{Request, RequestError};
 pub use running::{Entry, Running};
@@ -36,11 +38,25 @@ pub enum Limit {
     Disk,
     /// Processors that its threads may run on.
     Processors,
+    /// Whether it may use the network: [`OFF`] or [`ON`].
+    Network,
 }
 
+/// Values of [`Limit::Network`].
+const OFF: u64 = 1;
+const ON: u64 = 2;
+
 /// The words by which a payload asks, as a line of its script or a field of its form has them.
-pub const WORDS: &[&str] =
-    &["time_limit", "cpu_limit", "memory_limit", "pids_limit", "file_limit", "max_disk", "job_cpus"];
+pub const WORDS: &[&str] = &[
+    "time_limit",
+    "cpu_limit",
+    "memory_limit",
+    "pids_limit",
+    "file_limit",
+    "max_disk",
+    "job_cpus",
+    "network",
+];
 
 /// How the value of a limit is written.
 #[derive(Clone, Copy)]
@@ -48,13 +64,22 @@ enum Unit {
     Milliseconds,
     Bytes,
     Number,
+    Switch,
 }
 
-const NUMBER_OF_LIMITS: usize = 7;
+const NUMBER_OF_LIMITS: usize = 8;
 
 /// All limits, in the order of [`Limit`].
-const ALL: [Limit; NUMBER_OF_LIMITS] =
-    [Limit::Time, Limit::Cpu, Limit::Memory, Limit::Pids, Limit::File, Limit::Disk, Limit::Processors];
+const ALL: [Limit; NUMBER_OF_LIMITS] = [
+    Limit::Time,
+    Limit::Cpu,
+    Limit::Memory,
+    Limit::Pids,
+    Limit::File,
+    Limit::Disk,
+    Limit::Processors,
+    Limit::Network,
+];
 
 impl Limit {
     /// The word that a payload asks for it by: the name of the client's setting in small letters.
@@ -72,6 +97,7 @@ impl Limit {
             Self::Time | Self::Cpu => Unit::Milliseconds,
             Self::Memory | Self::File | Self::Disk => Unit::Bytes,
             Self::Pids | Self::Processors => Unit::Number,
+            Self::Network => Unit::Switch,
         }
     }
 
@@ -79,6 +105,8 @@ impl Limit {
         match self.unit() {
             Unit::Milliseconds => settings::time(text).map(milliseconds),
             Unit::Bytes => settings::size(text),
+            Unit::Switch if text == "off" => Some(OFF),
+            Unit::Switch => (text == "on").then_some(ON),
             Unit::Number => text.parse::<u32>().ok().filter(|_| !text.starts_with('+')).map(u64::from),
         }
     }
@@ -88,6 +116,7 @@ impl Limit {
             Unit::Milliseconds => "a time such as 90s, 15m or 2h",
             Unit::Bytes => "a number of bytes such as 512K, 16M or 2G",
             Unit::Number => "a whole number",
+            Unit::Switch => "on or off",
         }
     }
 
@@ -97,6 +126,7 @@ impl Limit {
             Unit::Milliseconds => settings::shown(Duration::from_millis(value)),
             Unit::Bytes => settings::shown_size(value),
             Unit::Number => value.to_string(),
+            Unit::Switch => if value == OFF { "off" } else { "on" }.to_owned(),
         }
     }
 
@@ -115,6 +145,7 @@ impl Limit {
                 );
             }
             Self::Processors => "it used more processors than",
+            Self::Network => "it used more of the network than",
         };
         format!("{what} {}, {}", self.word().to_uppercase(), self.shown(value))
     }
@@ -141,12 +172,18 @@ impl Grant {
         grant.set(Limit::File, settings.file_limit);
         grant.set(Limit::Disk, settings.max_disk);
         grant.set(Limit::Processors, [wanted, usable].into_iter().flatten().min());
+        grant.set(Limit::Network, (!settings.network).then_some(OFF));
         grant
     }
 
     /// The value of a limit; `None` for as much as it likes.
     pub fn get(&self, limit: Limit) -> Option<u64> {
         self.0[limit as usize]
+    }
+
+    /// Whether the network is for it.
+    pub fn has_network(&self) -> bool {
+        self.get(Limit::Network) != Some(OFF)
     }
 
     /// A limit in milliseconds as a time.
@@ -183,6 +220,7 @@ mod tests {
             (Limit::File, "1000"),
             (Limit::Pids, "64"),
             (Limit::Processors, "2"),
+            (Limit::Network, "off"),
         ] {
             let value = limit.parse(text).expect("a value");
             assert_eq!(limit.shown(value), text);

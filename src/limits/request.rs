@@ -3,7 +3,7 @@
 
 use std::io::BufRead;
 
-use super::{Grant, Limit};
+use super::{Grant, Limit, WORDS};
 
 /// How much of a script is looked at.
 const HEAD_BYTES: u64 = 64 * 1024;
@@ -19,9 +19,7 @@ pub struct Request(Vec<(Limit, u64)>);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// There is no such limit.
-    #[error(
-        "{0:?} is no limit; there are time_limit, cpu_limit, memory_limit, pids_limit, file_limit, max_disk and job_cpus"
-    )]
+    #[error("{0:?} is no limit; there are {words}", words = WORDS.join(", "))]
     Unknown(String),
     /// A word without a value.
     #[error("{0:?} has no value; write it without blanks, such as time_limit=2h")]
@@ -178,6 +176,7 @@ mod tests {
             ("#JOB time_limit=1H", "time_limit=\"1H\" is not accepted"),
             ("#JOB memory_limit=2GB", "memory_limit=\"2GB\" is not accepted: it takes a number of bytes"),
             ("#JOB pids_limit=-1", "pids_limit=\"-1\" is not accepted: it takes a whole number"),
+            ("#JOB network=no", "network=\"no\" is not accepted: it takes on or off"),
             ("#JOB job_cpus=+1", "job_cpus=\"+1\" is not accepted"),
             ("#JOB job_cpus=1 time_limit=1\n#JOB job_cpus=1", "job_cpus is given twice"),
         ] {
@@ -197,7 +196,12 @@ mod tests {
         assert_eq!((less.get(Limit::Time), less.get(Limit::Memory)), (Some(1000), Some(1 << 30)));
         assert_eq!((less.get(Limit::Processors), less.get(Limit::Disk)), (Some(2), None));
         assert_eq!(granted("memory_limit=0"), Ok(own));
-        for text in ["time_limit=61s", "time_limit=0", "job_cpus=3"] {
+        assert!(granted("network=on").expect("granted").has_network());
+        assert!(!granted("network=off").expect("granted").has_network());
+        own.set(Limit::Network, Limit::Network.parse("off"));
+        let granted = |text: &str| Request::of_text(text).expect("understood").within(&own);
+        assert!(!granted("network=off").expect("granted").has_network());
+        for text in ["time_limit=61s", "time_limit=0", "job_cpus=3", "network=on"] {
             let error = granted(text).expect_err("granted").to_string();
             let told = text.replace("=0", "=0s");
             assert!(error.starts_with(&format!("{told} is above what this client allows, ")), "{error}");

@@ -91,6 +91,8 @@ pub struct Limits {
     pub linger: Duration,
     /// What each payload may use at the most.
     pub grant: Grant,
+    /// How many processors there are for payloads.
+    pub usable_processors: usize,
     /// Where the kernel keeps a part of it, if so.
     pub cgroups: Option<Arc<Cgroups>>,
     /// How many bytes of each output of a payload are kept; `None` for all.

@@ -21,7 +21,7 @@ use super::room::Room;
 use super::script::{self, SCRIPT, ScriptError};
 use crate::data::{STDERR_FILE, STDOUT_FILE, temporary};
 use crate::event;
-use crate::limits::RequestError;
+use crate::limits::{Grant, RequestError};
 use crate::payload::{Outcome, PayloadId, Status};
 use crate::sandbox::always::{self, OomScore};
 use crate::sandbox::{Plan, Sandbox};
@@ -185,8 +185,8 @@ impl Launcher {
     }
 
     /// What the payload in `directory` is started with. May wait for the disk.
-    pub(super) fn plan(&self, directory: &Path, slot: usize) -> io::Result<Plan> {
-        self.sandbox.plan(directory, &temporary::path_of(directory), slot)
+    pub(super) fn plan(&self, directory: &Path, slot: usize, grant: &Grant) -> io::Result<Plan> {
+        self.sandbox.plan(directory, &temporary::path_of(directory), slot, grant.has_network())
     }
 
     /// Whether the logs of the payload in `directory` could be created now. Leaves them, empty.
@@ -370,7 +370,7 @@ mod tests {
         });
         let launcher = Launcher::new(None, Vec::new(), Sandbox::off(None)).expect("/dev/null");
         let streams = launcher.open_streams(1, &directory).expect("created");
-        let plan = launcher.plan(&directory, 0).expect("made");
+        let plan = launcher.plan(&directory, 0, &Grant::default()).expect("made");
         let pid = launcher.start(1, &directory, &streams, &[], &plan, None).expect("started");
         holder.join().expect("no panic");
         while sys::reap(pid).is_none() {

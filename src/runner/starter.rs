@@ -22,7 +22,7 @@ use crate::data::path::DataPath;
 use crate::data::temporary;
 use crate::event;
 use crate::host::strain::Strain;
-use crate::limits::{Cgroups, Grant, Group, Request};
+use crate::limits::{self, Cgroups, Grant, Group, Request};
 use crate::payload::{Outcome, Payload, PayloadId, Status};
 use crate::sandbox::Plan;
 
@@ -46,6 +46,7 @@ pub(super) struct Starter {
     grant: Grant,
     cgroups: Option<Arc<Cgroups>>,
     hand_over: HandOver,
+    usable_processors: usize,
     slots: Arc<Mutex<Slots>>,
     ready: Sender<Event>,
     strain: Arc<Strain>,
@@ -121,9 +122,11 @@ impl Starter {
         ready: Sender<Event>,
     ) -> Self {
         let (slots, grant, cgroups) = (limits.slots, limits.grant, limits.cgroups.clone());
+        let usable_processors = limits.usable_processors;
         let slots = Slots { taken: vec![false; slots], is_closed: false, outage: None, quiet_until: None };
         let (hand_over, slots) = (HandOver::new(limits.users.clone()), Arc::new(Mutex::new(slots)));
-        Self { ends, data_path, launcher, grant, cgroups, hand_over, slots, ready, strain: Arc::new(strain) }
+        let strain = Arc::new(strain);
+        Self { ends, data_path, launcher, grant, cgroups, hand_over, usable_processors, slots, ready, strain }
     }
 
     /// Makes waiting payloads ready as long as a slot is free. May wait for the disk.
@@ -351,13 +354,14 @@ impl Starter {
         temporary::make(&directory).map_err(StartError::Temporary)?;
         self.hand_over.give(&directory, slot).map_err(StartError::Owner)?;
         streams.give(self.hand_over.user_of(slot)).map_err(StartError::Owner)?;
-        let plan = self.launcher.plan(&directory, slot).map_err(StartError::Plan)?;
+        let mut plan = self.launcher.plan(&directory, slot, &grant).map_err(StartError::Plan)?;
+        let group = self.group(payload.id, &grant);
+        plan.isolation.enforced.extend(limits::kept(&grant, group.as_deref(), self.usable_processors));
         if let Err(error) = self.ends.store.set_isolation(payload.id, &plan.isolation) {
             event!(Error, "cannot note what is enforced", payload = payload.id, error = error.to_string());
         }
         // Before the start: whatever happens from here on, no later life runs it again.
         self.ends.records.note(payload.id).map_err(StartError::Record)?;
-        let group = self.group(payload.id, &grant);
         Ok(Ready { id: payload.id, slot, directory, streams, claimed, grant, group, plan })
     }
 

@@ -164,7 +164,11 @@ impl Sandbox {
     fn isolation_with(&self, has_network: bool, own_user: Option<String>) -> Isolation {
         let is_root = own_user.is_none() && rustix::process::geteuid().is_root();
         let layers = Layers { own_user, is_root, ..self.0.layers.clone() };
-        if self.0.is_off { receipt::off(&layers) } else { receipt::isolation(&layers, has_network) }
+        if self.0.is_off {
+            receipt::off(&layers, has_network)
+        } else {
+            receipt::isolation(&layers, has_network)
+        }
     }
 
     /// Whether payloads may not execute what is at `path`, where that is the table's doing.
@@ -173,9 +177,16 @@ impl Sandbox {
         path.canonicalize().is_ok_and(|path| table.access(&path) < Access::Read)
     }
 
-    /// What the payload in `directory` is started with in a slot, which may do all there and in `temporary`. Asks the disk.
-    pub fn plan(&self, directory: &Path, temporary: &Path, slot: usize) -> io::Result<Plan> {
-        let has_network = self.0.has_network;
+    /// What the payload in `directory` is started with in a slot, which may do all there and in `temporary`. Without NETWORK it
+    /// has none, whatever `has_network` says. Asks the disk.
+    pub fn plan(
+        &self,
+        directory: &Path,
+        temporary: &Path,
+        slot: usize,
+        has_network: bool,
+    ) -> io::Result<Plan> {
+        let has_network = self.0.has_network && has_network;
         let rooms = self.0.rooms.as_ref();
         let mut calls = rooms.map(|rooms| rooms.calls(directory, temporary)).unwrap_or_default();
         // From there on it has no more rights than any user.

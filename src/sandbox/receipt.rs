@@ -71,8 +71,11 @@ pub fn isolation(layers: &Layers, has_network: bool) -> Isolation {
 }
 
 /// That of a payload that is started with SANDBOX=off.
-pub fn off(layers: &Layers) -> Isolation {
+pub fn off(layers: &Layers, has_network: bool) -> Isolation {
     let mut this = always(layers);
+    if !has_network {
+        this.missing.push("no_network: SANDBOX=off".to_owned());
+    }
     this.missing.push("all else: SANDBOX=off".to_owned());
     this
 }

@@ -6,6 +6,7 @@ mod admission;
 mod always;
 mod bounds;
 mod callers;
+mod cgroup;
 mod client;
 mod disk;
 mod ending;
