@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::client::{Client, is_alive, pid_in, processes_of, wait_for};
+use crate::client::{Client, is_alive, pid_in, processes_of, uncontained, wait_for};
 
 /// Runs until the test makes the file `go` beside the payload directories.
 const UNTIL_GO: &str = "#!/bin/sh\necho > ../began.$PAYLOAD_ID\nwhile ! [ -e ../go ]; do sleep 0.02; done\n";
@@ -17,7 +17,7 @@ fn began(client: &Client) -> usize {
 
 #[test]
 fn one_slot_runs_payloads_in_the_order_of_their_submits() {
-    let client = Client::with(&[("SANDBOX", "off"), ("MAX_JOBS", "1")]);
+    let client = Client::with(&uncontained(&[("MAX_JOBS", "1")]));
     let first = client.run(UNTIL_GO);
     wait_for("the first start", || (began(&client) == 1).then_some(()));
     let ids: Vec<String> = (0..20).map(|_| client.run("#!/bin/sh\necho $PAYLOAD_ID >> ../order\n")).collect();
@@ -36,7 +36,7 @@ fn one_slot_runs_payloads_in_the_order_of_their_submits() {
 
 #[test]
 fn as_many_payloads_as_slots_run_at_once_and_no_more() {
-    let client = Client::with(&[("SANDBOX", "off"), ("MAX_JOBS", "3")]);
+    let client = Client::with(&uncontained(&[("MAX_JOBS", "3")]));
     let ids: Vec<String> = (0..7).map(|_| client.run(UNTIL_GO)).collect();
     wait_for("three at once", || (began(&client) == 3).then_some(()));
     // A fourth would have been started by the same turn of the runner's loop that makes room for this one to be killed.
