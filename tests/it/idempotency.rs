@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -34,6 +35,16 @@ fn id(answer: &Answer) -> String {
     answer.json("id").unwrap()
 }
 
+/// A log that every user may write to, since payloads may run as another one.
+fn log_in(home: &Path) -> PathBuf {
+    let log = home.join("log");
+    fs::write(&log, "").unwrap();
+    for (path, mode) in [(home, 0o755), (&log, 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    log
+}
+
 /// A script that leaves a line in `log` each time that it is run.
 fn counted(log: &Path) -> String {
     format!("echo run >> {}", log.display())
@@ -42,7 +53,7 @@ fn counted(log: &Path) -> String {
 #[test]
 fn the_same_key_gives_the_same_payload_and_another_key_another() {
     let (home, data) = place();
-    let log = home.path().join("log");
+    let log = log_in(home.path());
     let client = Client::at(&data, &[]);
     let first = id(&submit(&client, "\"a key\"", &counted(&log)));
     client.ended(&first);
@@ -68,7 +79,7 @@ fn the_same_key_gives_the_same_payload_and_another_key_another() {
 #[test]
 fn a_key_lives_as_long_as_its_payload_over_restarts_too() {
     let (home, data) = place();
-    let log = home.path().join("log");
+    let log = log_in(home.path());
     let client = Client::at(&data, &[("MAX_JOBS", "1")]);
     let first = id(&submit(&client, "one", &counted(&log)));
     client.ended(&first);
@@ -91,7 +102,7 @@ fn a_key_lives_as_long_as_its_payload_over_restarts_too() {
 #[test]
 fn whatever_is_lost_one_key_is_one_payload() {
     let (home, data) = place();
-    let log = home.path().join("log");
+    let log = log_in(home.path());
     for round in 0..8_u64 {
         let client = Client::at(&data, &[]);
         let mut stream = connect(client.address);
