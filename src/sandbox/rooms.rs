@@ -61,9 +61,12 @@ impl Rooms {
                 continue;
             }
             // Places come before what is below them.
-            let above = above(&covers, place).map(|(_, cover)| cover);
-            let is_hidden = matches!(above, Some(Cover::Empty | Cover::Closed));
-            let is_covered = above.is_some() || temporary.iter().any(|private| place.starts_with(private));
+            let above = above(&covers, place);
+            let is_private = temporary.iter().any(|private| {
+                place.starts_with(private) && !above.is_some_and(|(nearer, _)| nearer.starts_with(private))
+            });
+            let is_hidden = matches!(above, Some((_, Cover::Empty | Cover::Closed)));
+            let is_covered = above.is_some() || is_private;
             let cover = match entry.access {
                 Access::Private => {
                     temporary.push(place.clone());
@@ -71,6 +74,8 @@ impl Rooms {
                 }
                 Access::Nothing if is_hidden => continue,
                 Access::Nothing if place.is_dir() => Cover::Empty,
+                // A file is not in the payload's own directory, and there would be nothing to cover.
+                Access::Nothing if is_private => continue,
                 Access::Nothing => Cover::Closed,
                 Access::Write => Cover::Write(place.clone()),
                 // All is read-only that is not covered.
