@@ -332,8 +332,10 @@ impl Child<'_> {
         // SAFETY: it is the `self` of `start`, which waits meanwhile.
         let this = unsafe { &*this.cast::<Child<'_>>() };
         let entered = this.command.namespaces.iter().try_for_each(|namespace| {
-            system_call(libc::SYS_setns, [namespace.as_raw_fd().cast_unsigned() as usize, 0, 0, 0, 0])
-                .map(|_| ())
+            let number = namespace.as_raw_fd().cast_unsigned() as usize;
+            // A filter that lets in some kinds only (RestrictNamespaces= of systemd) has to see which one it is.
+            let kind = system_call(libc::SYS_ioctl, [number, NS_GET_NSTYPE, 0, 0, 0]).unwrap_or(0);
+            system_call(libc::SYS_setns, [number, kind, 0, 0, 0]).map(|_| ())
         });
         let mut stack = [MaybeUninit::uninit(); INNER_STACK_UNITS];
         let made = entered.and_then(|()| {
@@ -420,6 +422,9 @@ fn system_call(number: libc::c_long, arguments: [usize; 5]) -> Result<usize, Err
     let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth) };
     usize::try_from(result).map_err(|_| last_errno())
 }
+
+/// Of which kind a namespace is (ioctl_nsfs(2), Linux 4.11).
+const NS_GET_NSTYPE: usize = 0xb703;
 
 fn last_errno() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
