@@ -26,9 +26,6 @@ const LIMITS: &[Limit] = &[
     Limit { setting: ("FILE_LIMIT", "4M"), script: "./attempt fills big 20", may_be_refused: true },
 ];
 
-/// Limits that the client does not have yet.
-const TO_COME: &[&str] = &[];
-
 fn has_escaped(traces: &Traces) -> bool {
     traces.output.lines().any(|line| line == "escaped")
 }
@@ -38,9 +35,6 @@ fn each_limit_holds(user: User) {
     for limit in LIMITS {
         let (name, value) = limit.setting;
         assert!(has_escaped(&unlimited.run(limit.script, false)), "{name}: held without it");
-        if TO_COME.contains(&name) {
-            continue;
-        }
         let limited = World::new(user, &[limit.setting]);
         let traces = limited.run(limit.script, false);
         assert!(!has_escaped(&traces), "{name}={value} holds nothing: {}", traces.json);

@@ -22,14 +22,6 @@ use world::{User, World, attempt, is_root, tag};
 const ORDINARY: User = User::Other(61_201);
 const SWEEPER: User = User::Other(61_202);
 
-/// Layers that the client does not have yet. An attempt that only these would hold is not expected to be held.
-fn is_to_come(layer: Layer) -> bool {
-    match layer {
-        Layer::Always | Layer::OwnUser | Layer::Token => false,
-        Layer::Rooms | Layer::Rules(_) | Layer::Filter => true,
-    }
-}
-
 /// What this host gives to a client of this user.
 struct Host {
     has_rooms: bool,
@@ -61,7 +53,7 @@ impl Host {
 
     /// Whether one is there that holds the attempt.
     fn holds(&self, attempt: &Attempt) -> bool {
-        attempt.held_by.iter().any(|layer| self.gives(*layer) && !is_to_come(*layer))
+        attempt.held_by.iter().any(|layer| self.gives(*layer))
     }
 }
 

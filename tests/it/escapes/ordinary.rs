@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::Host;
+use super::table::Layer;
 use super::world::{PATH, User, World, is_root};
 
 /// Users that nobody else is.
@@ -88,11 +90,6 @@ const WORKS: &[Work] = &[
         script: "cat >t.py <<'P'\nimport tempfile, os, shutil\nwith tempfile.NamedTemporaryFile() as f:\n    f.write(b'x'); f.flush(); assert os.path.getsize(f.name) == 1\nwith tempfile.TemporaryFile() as f: f.write(b'x')\nd = tempfile.mkdtemp(); shutil.move('t.py', d); shutil.copy(os.path.join(d, 't.py'), 'copy.py'); shutil.rmtree(d)\nP\npython3 t.py",
     },
     Work {
-        name: "multiprocessing of python",
-        needs: &["python3"],
-        script: "cat >m.py <<'P'\nimport multiprocessing as m, os\nfrom multiprocessing import shared_memory\nif __name__ == '__main__':\n    for way in ('fork', 'spawn'):\n        context = m.get_context(way)\n        with context.Pool(2) as pool: assert sum(pool.map(abs, range(-5, 5))) == 25\n        with context.Manager() as manager: assert list(manager.list([1, 2])) == [1, 2]\n    s = shared_memory.SharedMemory(create=True, size=4096); s.buf[0] = 1; s.close(); s.unlink()\n    lock = m.Lock(); lock.acquire(); lock.release()\n    assert os.cpu_count() >= 1\nP\npython3 m.py",
-    },
-    Work {
         name: "venv of python",
         needs: &["python3"],
         script: "python3 -c 'import venv' && python3 -m venv --without-pip v && v/bin/python -c 'import sys; assert sys.prefix != sys.base_prefix'",
@@ -118,12 +115,19 @@ const SORT: Work = Work {
     script: "head -c 150000000 /dev/urandom | base64 >big; LC_ALL=C sort -S 16M big -o sorted; LC_ALL=C sort -c sorted; [ \"$(wc -c <big)\" = \"$(wc -c <sorted)\" ]; rm big sorted",
 };
 
+/// Its locks are files in /dev/shm, which is writable where rooms or user ids keep it apart, and else where it is allowed.
+const MULTIPROCESSING: Work = Work {
+    name: "multiprocessing of python",
+    needs: &["python3"],
+    script: "cat >m.py <<'P'\nimport multiprocessing as m, os\nfrom multiprocessing import shared_memory\nif __name__ == '__main__':\n    for way in ('fork', 'spawn'):\n        context = m.get_context(way)\n        with context.Pool(2) as pool: assert sum(pool.map(abs, range(-5, 5))) == 25\n        with context.Manager() as manager: assert list(manager.list([1, 2])) == [1, 2]\n    s = shared_memory.SharedMemory(create=True, size=4096); s.buf[0] = 1; s.close(); s.unlink()\n    lock = m.Lock(); lock.acquire(); lock.release()\n    assert os.cpu_count() >= 1\nP\npython3 m.py",
+};
+
 fn is_here(program: &str) -> bool {
     PATH.split(':').any(|directory| Path::new(directory).join(program).exists())
 }
 
-fn goes_on(user: User, works: &[Work]) {
-    let world = World::new(user, &[]);
+fn goes_on(user: User, works: &[Work], settings: &[(&str, &str)]) {
+    let world = World::new(user, settings);
     let mut failed = Vec::new();
     for work in works {
         let is_here = work.needs.iter().all(|program| is_here(program));
@@ -142,17 +146,25 @@ fn goes_on(user: User, works: &[Work]) {
 
 #[test]
 fn ordinary_work_of_an_ordinary_user_goes_on() {
-    goes_on(if is_root() { WORKER } else { User::Tester }, WORKS);
+    goes_on(if is_root() { WORKER } else { User::Tester }, WORKS, &[]);
 }
 
 #[test]
 fn ordinary_work_of_root_s_client_goes_on() {
     if is_root() {
-        goes_on(User::Tester, WORKS);
+        goes_on(User::Tester, WORKS, &[]);
+        goes_on(User::Tester, &[MULTIPROCESSING], &[]);
     }
 }
 
 #[test]
 fn a_sort_of_200_mb_goes_on() {
-    goes_on(if is_root() { SORTER } else { User::Tester }, &[SORT]);
+    goes_on(if is_root() { SORTER } else { User::Tester }, &[SORT], &[]);
+}
+
+#[test]
+fn multiprocessing_of_an_ordinary_user_goes_on() {
+    let user = if is_root() { WORKER } else { User::Tester };
+    let has_own = Host::of(user).gives(Layer::Rooms);
+    goes_on(user, &[MULTIPROCESSING], if has_own { &[] } else { &[("ALLOW_WRITE", "/dev/shm")] });
 }
