@@ -112,13 +112,12 @@ fn controls(user: User) {
             continue;
         }
         let is_beside = attempt.control == Control::Beside;
-        let must = match attempt.control {
-            Control::Never => false,
-            _ => !attempt.is_up_to_host || escape(&world, attempt, true).is_some(),
+        let beside = (is_beside || attempt.is_up_to_host).then(|| escape(&world, attempt, true)).flatten();
+        let (must, done) = match attempt.control {
+            Control::Never => (false, escape(&world, attempt, false)),
+            Control::Beside => (!attempt.is_up_to_host, beside),
+            Control::Off => (!attempt.is_up_to_host || beside.is_some(), escape(&world, attempt, false)),
         };
-        // Beside it was tried just now.
-        let done = if is_beside && attempt.is_up_to_host { None } else { escape(&world, attempt, is_beside) };
-        let must = must && !(is_beside && attempt.is_up_to_host);
         println!(
             "control of {}: {}",
             attempt.name,
