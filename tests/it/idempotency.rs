@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::client::{Client, place, wait_for};
+use crate::client::{Client, place, uncontained, wait_for};
 use crate::wire::{self, Answer, BOUNDARY, connect, read_answer};
 
 /// A submit with this key, whole.
@@ -35,16 +34,6 @@ fn id(answer: &Answer) -> String {
     answer.json("id").unwrap()
 }
 
-/// A log that every user may write to, since payloads may run as another one.
-fn log_in(home: &Path) -> PathBuf {
-    let log = home.join("log");
-    fs::write(&log, "").unwrap();
-    for (path, mode) in [(home, 0o755), (&log, 0o666)] {
-        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    }
-    log
-}
-
 /// A script that leaves a line in `log` each time that it is run.
 fn counted(log: &Path) -> String {
     format!("echo run >> {}", log.display())
@@ -53,8 +42,8 @@ fn counted(log: &Path) -> String {
 #[test]
 fn the_same_key_gives_the_same_payload_and_another_key_another() {
     let (home, data) = place();
-    let log = log_in(home.path());
-    let client = Client::at(&data, &[]);
+    let log = home.path().join("log");
+    let client = Client::at(&data, &uncontained(&[]));
     let first = id(&submit(&client, "\"a key\"", &counted(&log)));
     client.ended(&first);
     // What it holds is not looked at, nor whether it is a form at all.
@@ -79,13 +68,13 @@ fn the_same_key_gives_the_same_payload_and_another_key_another() {
 #[test]
 fn a_key_lives_as_long_as_its_payload_over_restarts_too() {
     let (home, data) = place();
-    let log = log_in(home.path());
-    let client = Client::at(&data, &[("MAX_JOBS", "1")]);
+    let log = home.path().join("log");
+    let client = Client::at(&data, &uncontained(&[("MAX_JOBS", "1")]));
     let first = id(&submit(&client, "one", &counted(&log)));
     client.ended(&first);
     let client = {
         client.kill();
-        Client::at(&data, &[("MAX_AGE", "2")])
+        Client::at(&data, &uncontained(&[("MAX_AGE", "2")]))
     };
     assert_eq!(id(&submit(&client, "one", &counted(&log))), first);
     let status = || client.get(&format!("/payloads/{first}")).json("status");
@@ -102,15 +91,15 @@ fn a_key_lives_as_long_as_its_payload_over_restarts_too() {
 #[test]
 fn whatever_is_lost_one_key_is_one_payload() {
     let (home, data) = place();
-    let log = log_in(home.path());
+    let log = home.path().join("log");
     for round in 0..8_u64 {
-        let client = Client::at(&data, &[]);
+        let client = Client::at(&data, &uncontained(&[]));
         let mut stream = connect(client.address);
         stream.write_all(&request(&format!("round-{round}"), &counted(&log))).unwrap();
         thread::sleep(Duration::from_millis(round));
         drop(stream);
         client.kill();
-        let client = Client::at(&data, &[]);
+        let client = Client::at(&data, &uncontained(&[]));
         let first = id(&submit(&client, &format!("round-{round}"), &counted(&log)));
         assert_eq!(id(&submit(&client, &format!("round-{round}"), &counted(&log))), first);
         client.ended(&first);
