@@ -87,7 +87,11 @@ impl Sandbox {
             event!(Warn, "payloads are not contained: SANDBOX=off");
             return Ok(Self::off(config.users));
         }
-        let no_network = Err("payloads have no network namespaces here".to_owned());
+        // Without a room of its own, only a payload of root can be put in one.
+        let no_network = match &rooms {
+            Err(why) if !rustix::process::geteuid().is_root() => Err(why.clone()),
+            _ => probe::no_network(),
+        };
         let mut layers = Layers { rules: probe::rules(), rooms, no_network, ..Layers::none("") };
         let are_others_apart = layers.rooms.is_ok() || config.users.is_some();
         let filters = [true, false].map(|has_network| {
@@ -189,6 +193,9 @@ impl Sandbox {
         let has_network = self.0.has_network && has_network;
         let rooms = self.0.rooms.as_ref();
         let mut calls = rooms.map(|rooms| rooms.calls(directory, temporary)).unwrap_or_default();
+        if !has_network && self.0.layers.no_network.is_ok() {
+            calls.extend([Call::Unshare(libc::CLONE_NEWNET), Call::Loopback]);
+        }
         // From there on it has no more rights than any user.
         calls.extend(self.0.users.iter().flat_map(|users| users.calls(slot)));
         if let Some(rules) = &self.0.rules {
@@ -196,7 +203,9 @@ impl Sandbox {
             let ruleset = Arc::new(rules.ruleset(&[directory, temporary], has_network)?);
             if rooms.is_some() {
                 // It is another one than the host's, and made by then.
-                let (rules, rights) = (Arc::clone(&ruleset), rules.rights(Access::Processes));
+                let access =
+                    self.0.table.as_ref().map_or(Access::Read, |table| table.access(Path::new("/proc")));
+                let (rules, rights) = (Arc::clone(&ruleset), rules.rights(access));
                 calls.push(Call::LandlockRule { rules, path: Cow::Borrowed(c"/proc"), rights });
             }
             calls.push(Call::Landlock(ruleset));

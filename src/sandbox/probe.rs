@@ -13,22 +13,32 @@ use crate::sys::{self, Call, Command, SpawnError, landlock};
 pub(super) fn rules() -> Result<u32, String> {
     let version = landlock::version().map_err(|error| why_no_landlock(&error))?;
     let ruleset = landlock::create(&handled(version, false)).map_err(|error| why_no_landlock(&error))?;
-    try_in_child(Call::Landlock(Arc::new(ruleset))).map_err(|error| match error {
-        SpawnError::Call { error, .. } => why_no_landlock(&error),
-        error => format!("Landlock cannot be tried: {error}"),
-    })?;
+    try_in_child(&[Call::NoNewPrivileges, Call::Landlock(Arc::new(ruleset))]).map_err(
+        |error| match error {
+            SpawnError::Call { error, .. } => why_no_landlock(&error),
+            error => format!("Landlock cannot be tried: {error}"),
+        },
+    )?;
     Ok(version)
 }
 
 /// Tries a filter.
 pub(super) fn filter(program: Arc<[libc::sock_filter]>) -> Result<(), String> {
-    try_in_child(Call::Filter(program)).map_err(|error| {
+    try_in_child(&[Call::NoNewPrivileges, Call::Filter(program)]).map_err(|error| {
         format!("no seccomp ({error}): use a kernel with CONFIG_SECCOMP_FILTER, which all of Debian and Raspberry Pi OS have")
     })
 }
 
-/// Makes a call in a child, whose program is none: to come so far is what is tried.
-fn try_in_child(call: Call) -> Result<(), SpawnError> {
+/// Tries a network namespace, in which loopback is up. As root without a user namespace: such a client makes its rooms so.
+pub(super) fn no_network() -> Result<(), String> {
+    let is_root = rustix::process::geteuid().is_root();
+    let user = if is_root { 0 } else { libc::CLONE_NEWUSER };
+    try_in_child(&[Call::Unshare(user | libc::CLONE_NEWNET), Call::Loopback])
+        .map_err(|error| format!("no network namespace can be made here: {error}"))
+}
+
+/// Makes calls in a child, whose program is none: to come so far is what is tried.
+fn try_in_child(calls: &[Call]) -> Result<(), SpawnError> {
     let stderr = io::stderr();
     let tried = sys::spawn(&Command {
         program: c"",
@@ -37,7 +47,7 @@ fn try_in_child(call: Call) -> Result<(), SpawnError> {
         directory: c"/",
         stdio: [stderr.as_fd(); 3],
         namespaces: &[],
-        calls: &[Call::NoNewPrivileges, call],
+        calls,
     });
     match tried {
         Err(SpawnError::Program(_)) | Ok(_) => Ok(()),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit};
 
 use super::{landlock, system_call};
@@ -110,6 +111,8 @@ pub enum Call {
     },
     /// Landlock's rules of this ruleset hold (landlock_restrict_self(2), Linux 5.13).
     Landlock(Arc<OwnedFd>),
+    /// The loopback device of a new network namespace comes up (netdevice(7)).
+    Loopback,
     /// A filter of system calls holds (seccomp(2)).
     Filter(Arc<[libc::sock_filter]>),
     /// The CPUs that may be used (sched_setaffinity(2)), a bit each, from the lowest bit of the first word.
@@ -148,6 +151,17 @@ struct MountAttributes {
     propagation: u64,
     user_namespace: u64,
 }
+
+/// The kernel's `struct ifreq`, of which it reads 40 bytes, or 32 where addresses have 32 bits.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: libc::c_short,
+    rest: [u8; 22],
+}
+
+const LOOPBACK: &[u8] = b"lo";
+const SIOCSIFFLAGS: usize = 0x8914;
 
 /// The kernel's header and data of capset(2), version 3.
 #[repr(C)]
@@ -243,6 +257,7 @@ impl Call {
             Self::Landlock(rules) => {
                 done(system_call(LANDLOCK_RESTRICT_SELF, [number(rules.as_raw_fd()), 0, 0, 0, 0]))
             }
+            Self::Loopback => bring_loopback_up(),
             Self::Filter(filter) => {
                 let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
                 let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
@@ -286,6 +301,7 @@ impl fmt::Display for Call {
             Self::ClearCapabilities => f.write_str("capset"),
             Self::LandlockRule { path, .. } => write!(f, "landlock_add_rule {}", path.to_string_lossy()),
             Self::Landlock(_) => f.write_str("landlock_restrict_self"),
+            Self::Loopback => f.write_str("bringing loopback up"),
             Self::Filter(_) => f.write_str("seccomp"),
             Self::Affinity(_) => f.write_str("sched_setaffinity"),
         }
@@ -296,6 +312,15 @@ fn write(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
     let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     let written = rustix::io::write(&file, bytes)?;
     if written == bytes.len() { Ok(()) } else { Err(Errno::IO) }
+}
+
+fn bring_loopback_up() -> Result<(), Errno> {
+    let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
+    request.name[..LOOPBACK.len()].copy_from_slice(LOOPBACK);
+    request.flags = libc::c_short::try_from(libc::IFF_UP).unwrap_or_default();
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let arguments = [number(socket.as_raw_fd()), SIOCSIFFLAGS, address(&raw const request), 0, 0];
+    done(system_call(libc::SYS_ioctl, arguments))
 }
 
 fn drop_bounding_set() -> Result<(), Errno> {
@@ -344,6 +369,7 @@ mod tests {
     #[test]
     fn capability_and_mount_structures_have_the_sizes_of_the_kernel() {
         assert_eq!((size_of::<MountAttributes>(), size_of::<CapabilityHeader>()), (32, 8));
+        assert_eq!(size_of::<InterfaceRequest>(), 40);
     }
 
     #[test]
