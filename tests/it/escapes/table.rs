@@ -137,7 +137,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     attempt("client_limits", Off, BY_NUMBER, "./attempt limits-of {daemon}"),
     attempt("client_priority", Off, BY_NUMBER, "./attempt priority-of {daemon}"),
-    attempt("client_processors", Off, BY_NUMBER, "./attempt processors-of {daemon}"),
+    attempt("client_processors", Off, BESIDE_RULES, "./attempt processors-of {daemon}"),
     attempt("client_scheduling", Off, BY_NUMBER, "./attempt scheduling-of {daemon}"),
     attempt("client_disk_priority", Off, BY_NUMBER, "./attempt disk-priority-of {daemon}"),
     attempt(
@@ -149,7 +149,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     // Another payload.
     attempt("payload_environment", Off, APART_FROM_PAYLOADS, r"tr '\0' '\n' </proc/{victim}/environ | grep -q PAYLOAD_ID && echo escaped"),
     attempt("payload_memory", Off, APART_FROM_PAYLOADS, "./attempt open /proc/{victim}/mem"),
-    attempt("payload_descriptors", Off, APART_FROM_PAYLOADS, "./attempt list /proc/{victim}/fd"),
+    attempt("payload_descriptors", Off, BESIDE_RULES, "./attempt list /proc/{victim}/fd"),
     attempt("payload_root", Off, APART_FROM_PAYLOADS, "cat /proc/{victim}/root{victim_directory}/input.txt"),
     attempt("payload_working_directory", Off, APART_FROM_PAYLOADS, "cat /proc/{victim}/cwd/input.txt"),
     attempt("payload_traced", Off, APART_FROM_PAYLOADS, "./attempt trace {victim}"),
