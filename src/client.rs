@@ -24,7 +24,7 @@ use crate::host::service_manager::{self, Notifier};
 use crate::host::strain::{self, Strain};
 use crate::host::{Room, memory, rlimit};
 use crate::http::{self, Address, Changes, Listener, Server, SocketFile, Waiting};
-use crate::limits::{Cgroups, Grant, Limit, NoCgroups, Processors, Running};
+use crate::limits::{Cgroups, Grant, NoCgroups, Processors, Running};
 use crate::log::{self, Level, ToValue as _};
 use crate::logs::Logs;
 use crate::payload::Isolation;
@@ -107,12 +107,13 @@ pub fn run(settings: &Settings) -> Result<End, StartError> {
     let begin_to_clean = retention::prepare(store.clone(), settings.max_age, remover.clone())
         .map_err(|error| system("cannot start cleaning", &error))?;
     let users = choose_users(settings, &data_path)?;
-    let (sandbox, rooms) = contain(settings, &data_path, users.clone())?;
-    let isolation = sandbox.isolation();
-    let user_ids = users.as_ref().map(|users| users.ids());
     let processors = Processors::usable();
-    let limits = runner_limits(settings, &processors, limits_at_start, users, (sandbox, rooms));
-    let (grant, cgroups) = (limits.grant, limits.cgroups.clone());
+    let cgroups = take_cgroups(processors.count(), settings);
+    let contained = contain(settings, &data_path, users.clone())?;
+    let isolation = contained.0.isolation();
+    let user_ids = users.as_ref().map(|users| users.ids());
+    let limits = runner_limits(settings, &processors, limits_at_start, users, contained, cgroups.clone());
+    let grant = limits.grant;
     let running = Running::default();
     let (load, host) = look_after_host(settings)?;
     let (runner, begin_to_run) = Runner::prepare(
@@ -191,6 +192,7 @@ fn runner_limits(
     limits_at_start: Vec<(Resource, Rlimit)>,
     users: Option<Arc<Users>>,
     (sandbox, rooms): (Sandbox, Option<RoomPool>),
+    cgroups: Option<Arc<Cgroups>>,
 ) -> runner::Limits {
     let usable = processors.count();
     if settings.job_cpus.is_some_and(|number| number as usize > usable) {
@@ -203,7 +205,7 @@ fn runner_limits(
         linger: settings.linger,
         grant,
         usable_processors: usable,
-        cgroups: take_cgroups(usable, &grant),
+        cgroups,
         max_log: settings.max_log,
         of_processes: rlimit::changed_since(limits_at_start),
         has_successor: settings.recover,
@@ -214,14 +216,15 @@ fn runner_limits(
 }
 
 /// Where none are delegated, the limits of trees are looked at once a second; worth a word where there is such a limit.
-fn take_cgroups(processors: usize, grant: &Grant) -> Option<Arc<Cgroups>> {
+/// Call before the keepers of rooms are started: a group that they are in cannot be divided.
+fn take_cgroups(processors: usize, settings: &Settings) -> Option<Arc<Cgroups>> {
     match Cgroups::take(processors) {
         Ok(cgroups) => {
             event!(Info, "the kernel keeps limits of payloads by cgroup", controllers = cgroups.shown());
             Some(cgroups)
         }
         Err(why) => {
-            let is_limited = [Limit::Memory, Limit::Pids].iter().any(|limit| grant.get(*limit).is_some());
+            let is_limited = settings.memory_limit.is_some() || settings.pids_limit.is_some();
             if is_limited || matches!(why, NoCgroups::Refused(_)) {
                 event!(
                     Warn,
