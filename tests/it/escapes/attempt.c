@@ -164,10 +164,18 @@ static int priority_of(pid_t pid) {
     return now == -1 && errno != 0 ? held("getpriority") : told(setpriority(PRIO_PROCESS, pid, now), "setpriority");
 }
 
+/* Looks whether it was done: the filter may say so and do nothing. */
 static int processors_of(pid_t pid) {
-    cpu_set_t set;
-    if (sched_getaffinity(pid, sizeof set, &set) < 0) return held("sched_getaffinity");
-    return told(sched_setaffinity(pid, sizeof set, &set), "sched_setaffinity");
+    cpu_set_t all, fewer, now;
+    if (sched_getaffinity(pid, sizeof all, &all) < 0) return held("sched_getaffinity");
+    fewer = all;
+    for (int each = 0; each < CPU_SETSIZE && CPU_COUNT(&fewer) > 1; each++) CPU_CLR(each, &fewer);
+    if (sched_setaffinity(pid, sizeof fewer, &fewer) < 0) return held("sched_setaffinity");
+    sched_getaffinity(pid, sizeof now, &now);
+    sched_setaffinity(pid, sizeof all, &all);
+    if (CPU_EQUAL(&now, &fewer)) return escaped();
+    puts("held: sched_setaffinity: nothing was done");
+    return 0;
 }
 
 static int scheduling_of(pid_t pid) {

@@ -137,7 +137,7 @@ pub const ATTEMPTS: &[Attempt] = &[
     ),
     attempt("client_limits", Off, BY_NUMBER, "./attempt limits-of {daemon}"),
     attempt("client_priority", Off, BY_NUMBER, "./attempt priority-of {daemon}"),
-    attempt("client_processors", Off, BESIDE_RULES, "./attempt processors-of {daemon}"),
+    attempt("client_processors", Off, BY_NUMBER, "./attempt processors-of {daemon}"),
     attempt("client_scheduling", Off, BY_NUMBER, "./attempt scheduling-of {daemon}"),
     attempt("client_disk_priority", Off, BY_NUMBER, "./attempt disk-priority-of {daemon}"),
     attempt(
