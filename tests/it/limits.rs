@@ -342,6 +342,8 @@ fn nobody_looks_where_nothing_is_limited() {
         found.sort();
         found
     };
+    // They go to sleep in their own time.
+    std::thread::sleep(Duration::from_millis(1500));
     let before = wait_for("both threads", || Some(switches()).filter(|found| found.len() == 2));
     std::thread::sleep(Duration::from_millis(3500));
     // Each start wakes them once, and none comes.
