@@ -11,7 +11,9 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use fuzz::http::{Address, Body, HttpError, Limits, Listener, Method, Opened, Request, Response, Server, Service, Threads};
+use fuzz::http::{
+    Address, Body, HttpError, Limits, Listener, Method, Opened, Request, Response, Server, Service, Threads,
+};
 use fuzz::reference::{self, Framing, Head, Next, Reader, Verdict};
 use fuzz::script;
 use libfuzzer_sys::fuzz_target;
