@@ -68,10 +68,11 @@ pub fn attempt() -> &'static Path {
             return program.into();
         }
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/escapes/attempt.c");
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("attempt-{}", std::process::id()));
+        // Other users have to reach it: the target directory may be in a home.
+        let program = std::env::temp_dir().join(format!("job-orchestrator-attempt-{}", std::process::id()));
         let compiler = Command::new("cc").args(["-static", "-O1", "-o"]).args([&program, &source]).status();
         assert!(compiler.is_ok_and(|status| status.success()), "these tests need cc with a static libc");
-        let kept = program.with_file_name("attempt");
+        let kept = program.with_file_name("job-orchestrator-attempt");
         fs::rename(&program, &kept).unwrap();
         kept
     })
