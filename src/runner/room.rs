@@ -1,5 +1,6 @@
 //! Rooms, as the runner has them: made where none is free, lent to a payload, and taken back at its end if they are still there.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -38,6 +39,8 @@ pub(super) struct Room {
     is_gone: bool,
     /// How often it was lent: what is told of an earlier payload is not taken for news.
     turn: u8,
+    /// Its keeper was told to end all in this turn, and has not answered since: it may do so late.
+    is_signalled: Cell<bool>,
 }
 
 impl Room {
@@ -73,7 +76,14 @@ impl Room {
             }
             _ => return Err(io::Error::other("its keeper has told nothing")),
         };
-        let mut room = Self { keeper, namespaces: Vec::new(), socket, is_gone: false, turn: 0 };
+        let mut room = Self {
+            keeper,
+            namespaces: Vec::new(),
+            socket,
+            is_gone: false,
+            turn: 0,
+            is_signalled: Cell::new(false),
+        };
         let kinds = if has_user { &["user", "pid"][..] } else { &["pid"] };
         for kind in kinds {
             room.namespaces.push(File::open(format!("/proc/{keeper}/ns/{kind}"))?.into());
@@ -113,7 +123,10 @@ impl Room {
     pub(super) fn signal(&self, signal: Signal) {
         match signal {
             Signal::KILL if !self.is_gone => processes::signal_one(self.keeper, Signal::KILL),
-            Signal::TERM => self.order(order::TERMINATE),
+            Signal::TERM => {
+                self.is_signalled.set(true);
+                self.order(order::TERMINATE);
+            }
             _ => {}
         }
     }
@@ -134,15 +147,21 @@ impl Room {
             return false;
         }
         match self.hear() {
-            Heard::Empty => return false,
+            Heard::Empty => {
+                self.is_signalled.set(false);
+                return false;
+            }
             // All that lives there is being ended, and the keeper is reaped after the last of them.
             Heard::End => return true,
             Heard::Nothing => {}
         }
         // All that is left are its keeper's children, and theirs (proc_tid_children(5)). None is none, at that moment and for good.
-        let children = fs::read(format!("/proc/{0}/task/{0}/children", self.keeper));
-        if children.is_ok_and(|list| list.is_empty()) {
-            return false;
+        // But a signal that its keeper has yet to send would reach the next payload: orders are obeyed one after the other.
+        if !self.is_signalled.get() {
+            let children = fs::read(format!("/proc/{0}/task/{0}/children", self.keeper));
+            if children.is_ok_and(|list| list.is_empty()) {
+                return false;
+            }
         }
         self.order(order::WATCH);
         true

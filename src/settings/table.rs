@@ -260,7 +260,7 @@ pub(super) const MAX_LOG: Setting = Setting {
 };
 pub(super) const SANDBOX: Setting = Setting {
     name: "SANDBOX",
-    default: "best",
+    default: "off",
     accepts: Words(&["best", "strict", "off"]),
     help: "payloads are kept to what they were given: as far as the host can, or no start without, or not",
 };

@@ -168,7 +168,7 @@ fn the_token_is_in_no_log_and_in_no_environment_of_a_payload() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     let path = file.to_str().unwrap();
     for setting in [("TOKEN", TOKEN), ("TOKEN_FILE", path)] {
-        let client = Client::with(&[setting, ("LOG", "debug")]);
+        let client = Client::with(&[setting, ("LOG", "debug"), ("SANDBOX", "best")]);
         for credentials in [BASIC.to_owned(), format!("Bearer {TOKEN}"), format!("Bearer {TOKEN}x")] {
             ask(&client, "GET", "/load", &format!("Authorization: {credentials}\r\n"));
         }

@@ -301,7 +301,7 @@ fn the_receipt_tells_how_each_limit_is_kept() {
 
 #[test]
 fn one_payload_goes_without_the_network() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     let connect = "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", PORT))'";
     let connect = connect.replace("PORT", &client.address.port().to_string());
     let said = |line: &str| {
@@ -315,7 +315,7 @@ fn one_payload_goes_without_the_network() {
     } else {
         println!("not tried: no network cannot be had here: {receipt}");
     }
-    let none = Client::with(&[("NETWORK", "off")]);
+    let none = Client::with(&[("SANDBOX", "best"), ("NETWORK", "off")]);
     let answer = none.ended(&none.run("#!/bin/sh\n#JOB network=on\n"));
     assert!(answer.text().contains("network=on is above what this client allows, off"), "{}", answer.text());
 }

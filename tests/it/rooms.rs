@@ -44,7 +44,7 @@ fn kill(pid: &str) {
 
 #[test]
 fn a_payload_sees_no_process_but_its_own() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     if !has_rooms(&client) {
         return;
     }
@@ -62,7 +62,7 @@ fn a_payload_sees_no_process_but_its_own() {
 
 #[test]
 fn a_signal_to_all_reaches_the_own_processes_alone() {
-    let client = Client::with(&[("MAX_JOBS", "2")]);
+    let client = Client::with(&[("SANDBOX", "best"), ("MAX_JOBS", "2")]);
     if !has_rooms(&client) {
         return;
     }
@@ -78,7 +78,7 @@ fn a_signal_to_all_reaches_the_own_processes_alone() {
 
 #[test]
 fn a_payload_sees_no_other_and_no_home_and_writes_nothing_outside() {
-    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let client = Client::with(&[("SANDBOX", "best"), ("MAX_JOBS", "1")]);
     if !has_rooms(&client) {
         return;
     }
@@ -95,7 +95,7 @@ fn a_payload_sees_no_other_and_no_home_and_writes_nothing_outside() {
 
 #[test]
 fn temporary_places_are_private_writable_and_gone_afterwards() {
-    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let client = Client::with(&[("SANDBOX", "best"), ("MAX_JOBS", "1")]);
     if !has_rooms(&client) {
         return;
     }
@@ -112,7 +112,7 @@ fn temporary_places_are_private_writable_and_gone_afterwards() {
 
 #[test]
 fn the_pid_that_is_told_is_the_hosts() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     if !has_rooms(&client) {
         return;
     }
@@ -156,7 +156,7 @@ fn what_hides_where_it_comes_from_ends_with_its_payload_and_with_the_client() {
 
 #[test]
 fn a_room_whose_keeper_was_ended_is_replaced() {
-    let client = Client::with(&[("MAX_JOBS", "1")]);
+    let client = Client::with(&[("SANDBOX", "best"), ("MAX_JOBS", "1")]);
     if !has_rooms(&client) {
         return;
     }
@@ -183,7 +183,7 @@ fn a_room_whose_keeper_was_ended_is_replaced() {
 
 #[test]
 fn a_room_is_used_again_and_what_a_kill_ends_with_sigkill_gets_another_one() {
-    let client = Client::with(&[("MAX_JOBS", "1"), ("KILL_GRACE", "100ms")]);
+    let client = Client::with(&[("SANDBOX", "best"), ("MAX_JOBS", "1"), ("KILL_GRACE", "100ms")]);
     if !has_rooms(&client) {
         return;
     }

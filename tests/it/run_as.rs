@@ -30,7 +30,7 @@ impl Open {
     }
 
     fn client(&self, settings: &[(&str, &str)]) -> Client {
-        Client::at(&self.data(), settings)
+        Client::at(&self.data(), &[&[("SANDBOX", "best")], settings].concat())
     }
 }
 

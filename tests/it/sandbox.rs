@@ -27,7 +27,7 @@ fn isolation(client: &Client) -> String {
 
 /// Whether payloads of a client with its usual settings get this.
 fn is_enforced(what: &str) -> bool {
-    let isolation = isolation(&Client::start());
+    let isolation = isolation(&Client::with(&[("SANDBOX", "best")]));
     let enforced = isolation.split("\"missing\"").next().unwrap();
     let is_enforced = enforced.contains(what);
     if !is_enforced {
@@ -84,7 +84,7 @@ fn a_payload_reads_no_keys_and_no_homes() {
         is_denied_unless_off(&[], "cat /etc/shadow");
         is_denied_unless_off(&[], "ls /root");
     }
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     assert_eq!(said(&client, "wc -c </etc/passwd | grep -c [1-9]; ls /usr/bin | grep -cx env"), "1\n1\n");
 }
 
@@ -111,7 +111,7 @@ fn a_payload_writes_nowhere_but_in_its_own_directories() {
     let outside = home.path().join("outside");
     is_denied_unless_off(&[], &format!("echo x >{}", outside.display()));
     assert!(outside.exists(), "the control has made it");
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     works(
         &client,
         "echo x >file; mkdir a b; echo y >a/file; mv a/file b/file; rm b/file; ln -s file link; cat link",
@@ -135,7 +135,7 @@ fn more_places_are_given_by_settings() {
     let write = |place: &Path| format!("echo x >{}", place.join("new").display());
     is_denied_unless_off(&[], &read);
     let (set_text, out_text) = (set.to_str().unwrap(), out.to_str().unwrap());
-    let client = Client::with(&[("ALLOW_READ", set_text), ("ALLOW_WRITE", out_text)]);
+    let client = Client::with(&[("SANDBOX", "best"), ("ALLOW_READ", set_text), ("ALLOW_WRITE", out_text)]);
     assert_eq!(said(&client, &read), "of the set\n");
     assert_eq!(said(&client, &format!("({}) 2>/dev/null || echo denied", write(&set))), "denied\n");
     works(&client, &write(&out));
@@ -191,7 +191,7 @@ fn a_payload_signals_neither_the_client_nor_its_guard() {
         return;
     }
     is_denied_unless_off(&[], "kill -0 $PPID && [ $PPID -gt 1 ]");
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     assert_eq!(said(&client, "kill -0 $$ && sleep 9 & kill $! && wait $! || echo $?"), "143\n");
 }
 
@@ -209,13 +209,13 @@ fn without_a_network_neither_the_internet_nor_this_machine_is_there() {
         let client = Client::with(settings);
         assert_eq!(said(&client, &script), expected, "{settings:?}: {}", isolation(&client));
     }
-    let isolation = isolation(&Client::with(&[("NETWORK", "off")]));
+    let isolation = isolation(&Client::with(&[("SANDBOX", "best"), ("NETWORK", "off")]));
     assert!(isolation.contains("netns") || isolation.contains("no_network"), "{isolation}");
 }
 
 #[test]
 fn ordinary_work_goes_on() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     works(
         &client,
         "printf '3\\n1\\n2\\n' | sort -n | awk '{ s += $1 } END { print s }' | tee sum; cat <(cat sum)",
@@ -269,12 +269,12 @@ fn off_enforces_little_and_says_so() {
     let isolation = isolation(&client);
     assert!(isolation.contains("\"all else: SANDBOX=off\"]"), "{isolation}");
     assert!(client.log().contains("payloads are not contained: SANDBOX=off"), "{}", client.log());
-    assert!(!Client::start().log().contains("payloads are not contained"));
+    assert!(!Client::with(&[("SANDBOX", "best")]).log().contains("payloads are not contained"));
 }
 
 #[test]
 fn the_start_line_says_what_the_host_gives() {
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     let log = client.log();
     let line = log.lines().find(|line| line.contains("client listening")).unwrap();
     assert!(line.contains("enforced=") && line.contains("no_new_privs"), "{line}");
@@ -285,7 +285,7 @@ fn the_start_line_says_what_the_host_gives() {
 
 #[test]
 fn strict_starts_with_all_of_it_or_not_at_all() {
-    let isolation = isolation(&Client::start());
+    let isolation = isolation(&Client::with(&[("SANDBOX", "best")]));
     if isolation.contains("\"missing\":[]") {
         let strict = Client::with(&[("SANDBOX", "strict")]);
         assert!(self::isolation(&strict).contains("\"missing\":[]"));
@@ -316,7 +316,7 @@ fn path_leads_to_nothing_that_is_closed() {
     let path = format!("{}:/usr/bin:/bin", closed.display());
     let off = Client::with(&[("SANDBOX", "off"), ("PATH", &path)]);
     assert_eq!(said(&off, "env true && echo found || echo failed"), "failed\n", "the control");
-    let client = Client::with(&[("PATH", &path)]);
+    let client = Client::with(&[("SANDBOX", "best"), ("PATH", &path)]);
     assert_eq!(said(&client, "env true && echo found"), "found\n");
 }
 
@@ -329,11 +329,11 @@ fn an_interpreter_that_is_closed_is_named() {
     let interpreter = home.path().join("sh");
     fs::copy(Path::new("/bin/sh").canonicalize().unwrap(), &interpreter).unwrap();
     let script = format!("#!{}\nexit 0\n", interpreter.display());
-    let client = Client::start();
+    let client = Client::with(&[("SANDBOX", "best")]);
     let answer = client.result(&client.run(&script));
     assert_eq!(answer.json("status").as_deref(), Some("Failed"), "{}", answer.text());
     assert!(answer.text().contains("name its place in ALLOW_READ"), "{}", answer.text());
-    let allowed = Client::with(&[("ALLOW_READ", home.path().to_str().unwrap())]);
+    let allowed = Client::with(&[("SANDBOX", "best"), ("ALLOW_READ", home.path().to_str().unwrap())]);
     let id = allowed.run(&script);
     assert!(allowed.result(&id).header("content-type").as_deref() == Some("application/zip"));
 }

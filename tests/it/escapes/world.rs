@@ -170,7 +170,11 @@ impl World {
             command.args(["client", "--port", "0", "--host", "127.0.0.1", "--data-path"]).arg(&data);
             command.env_clear().env("PATH", PATH).env("DB_PASSWORD", &secret).env("MAX_JOBS", "3");
             command.env("KILL_GRACE", "1");
-            command.envs(settings.iter().copied()).envs(more.iter().copied()).current_dir(place.path());
+            command
+                .env("SANDBOX", "best")
+                .envs(settings.iter().copied())
+                .envs(more.iter().copied())
+                .current_dir(place.path());
             // What its descriptors lead to.
             command.stdout(fs::File::open(place.path().join("token")).unwrap());
             Client::spawn(command, &data)
