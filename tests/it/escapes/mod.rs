@@ -191,7 +191,7 @@ fn a_signal_to_all_reaches_the_payload_s_own_processes_alone() {
     }
     let is_gone = |settings: &[(&str, &str)]| {
         let world = World::new(SWEEPER, settings);
-        world.start("[ \"$(id -u)\" != 0 ] && kill -KILL -1");
+        world.start("sleep 0.5; [ \"$(id -u)\" != 0 ] && kill -KILL -1");
         (0..200).any(|_| {
             thread::sleep(Duration::from_millis(10));
             world.is_client_gone()
