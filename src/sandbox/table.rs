@@ -213,7 +213,6 @@ impl Table {
     }
 
     /// All rows: each place once, and a place before what is below it.
-    #[allow(dead_code, reason = "for rooms")]
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }

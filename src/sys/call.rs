@@ -21,7 +21,6 @@ pub type Text = Cow<'static, CStr>;
 
 /// One step. They are made in the order in which they are given; the first that fails ends the child, and is told.
 #[derive(Clone, Debug)]
-#[allow(dead_code)] // which of them are made is up to the layers of containment
 pub enum Call {
     /// The bits that new files do not get (umask(2)).
     Umask(Mode),
@@ -188,7 +187,6 @@ impl Trees {
 
 impl Call {
     /// Makes it in this process.
-    #[allow(dead_code)]
     pub fn make_here(&self) -> io::Result<()> {
         Ok(self.make(&Trees(Vec::new()))?)
     }
